@@ -1,0 +1,56 @@
+"""The `stu` command: turns errors into one clear line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+BUG_EXIT_CODE = 1
+USAGE_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 130
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its code (docs/reference/errors.md)."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; never raises for a user error."""
+    import click
+
+    from stu_pipeline.cli.app import app
+    from stu_pipeline.cli.console import print_error
+    from stu_pipeline.errors import StuError
+
+    # `--json` and `--debug` decide how an error looks even when parsing fails half-way.
+    as_json, debug = "--json" in arguments, "--debug" in arguments
+    try:
+        outcome = app(arguments, standalone_mode=False, prog_name="stu")
+        return outcome if isinstance(outcome, int) else 0
+    except StuError as error:
+        if debug:
+            traceback.print_exc()
+        print_error(error, as_json=as_json)
+        return error.exit_code
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as problem:
+        problem.show()
+        return USAGE_EXIT_CODE
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        sys.stderr.write("error: interrupted\n")
+        return INTERRUPTED_EXIT_CODE
+    except Exception as error:
+        return _report_bug(error)
+
+
+def _report_bug(error: Exception) -> int:
+    if isinstance(error, BrokenPipeError):  # the reader of our output is gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BUG_EXIT_CODE
+    traceback.print_exception(error)
+    sys.stderr.write("error: this is a bug in stu, not in your data\n hint: report the lines above\n")
+    return BUG_EXIT_CODE

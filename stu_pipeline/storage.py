@@ -1,0 +1,189 @@
+"""Durable files: atomic writes, checksums, locks and free space.
+
+Every file of ours is written through this module: a temporary file in the same folder, flush,
+fsync, rename. A file under its final name is therefore always complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stu_pipeline.errors import DataError, LockedError, StorageError
+
+TEMPORARY_PREFIX = ".stu-tmp-"
+
+
+def write_atomically(
+    path: Path, write: Callable[[Path], None], *, suffix: str = "", keep_previous: bool = False
+) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it into place.
+
+    Args:
+        path: final name. Its folder is made when missing.
+        write: receives the temporary path; may use any library to write it.
+        suffix: ending of the temporary name, for libraries that choose the format by it.
+        keep_previous: keep what is replaced as `previous_path(path)`.
+
+    Raises:
+        StorageError: the disk is full, read-only or not writable. `path` is untouched then.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=suffix or path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            sync_file(temporary)
+            # mkstemp makes files private; give the mode an ordinary open() would have given.
+            temporary.chmod(0o666 & ~_read_umask())
+            if keep_previous and path.exists():
+                path.replace(previous_path(path))
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def previous_path(path: Path) -> Path:
+    """Name the older copy of a file: `checkpoint_latest.pth` gives `checkpoint_latest.previous.pth`."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    write_atomically(path, lambda temporary: _dump(temporary, data))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path` atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON to `path` atomically. Non-finite numbers are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: the file is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise DataError(f"'{path.name}' not found", where=path.parent) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"'{path.name}' is not valid JSON: {error}", where=path) from error
+    except OSError as error:
+        raise DataError(f"'{path.name}' cannot be read: {error.strerror}", where=path) from error
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file atomically."""
+    write_atomically(target, lambda temporary: _copy(source, temporary))
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file as hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file's data to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries (a rename) to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        sync_file(path)
+
+
+def measure_free_gib(path: Path) -> float:
+    """Return the free disk space in GiB at `path` or its nearest existing parent."""
+    place = path
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free / 2**30
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn operating-system write failures inside the block into `StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            problem = f"no space left to write '{path.name}' ({measure_free_gib(path):.2f} GiB free)"
+            raise StorageError(
+                problem, where=path.parent, hint="free some space and run the same command again"
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR):
+            raise StorageError(f"cannot write '{path.name}': {error.strerror}", where=path.parent) from error
+        raise
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, *, what: str) -> Iterator[None]:
+    """Hold an exclusive lock file, so that one run writes to a target at a time.
+
+    The kernel drops the lock when the process dies, so a stale file never blocks.
+
+    Raises:
+        LockedError: another process holds it.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+", encoding="utf-8")
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown"
+            raise LockedError(
+                f"{what} is in use by process {holder}", where=path, hint="wait for it, or stop it"
+            ) from error
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        try:
+            yield
+        finally:
+            stream.truncate(0)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _dump(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(data)
+
+
+def _read_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
