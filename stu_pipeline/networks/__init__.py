@@ -1,0 +1,1 @@
+"""STU-Net: the scales, the network, what it costs, and its published weights."""
