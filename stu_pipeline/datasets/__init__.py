@@ -1,0 +1,1 @@
+"""Datasets: `dataset.json`, cases, verified reading, checks, splits and the phantom demo data."""
