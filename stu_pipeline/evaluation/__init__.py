@@ -1,0 +1,1 @@
+"""Evaluation: scores per case and label, statistics over cases, `summary.json`."""

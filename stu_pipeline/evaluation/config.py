@@ -1,0 +1,107 @@
+"""What `evaluate()` takes and what it returns. Light: the command line imports it for its defaults."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from stu_pipeline.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateConfig:
+    """One evaluation of predicted label maps against reference label maps."""
+
+    reference: Path
+    """Folder of reference label maps, or one file."""
+    prediction: Path
+    """Folder of predicted label maps, or one file. Cases are matched by name; endings may differ."""
+    output: Path | None = None
+    """`summary.json` or a folder for it. None: into the prediction folder; for one file nothing is written."""
+    dataset_json: Path | None = None
+    """Names the labels. None: found beside prediction or reference, else the values found are the labels."""
+    tolerance_mm: float = 1.0
+    """Distance within which a surface counts as met (NSD)."""
+    surface: bool = True
+    """Whether to measure HD95, ASSD and NSD as well."""
+    allow_missing: bool = False
+    """Score what is there when a reference has no prediction. Such cases are listed and in no mean."""
+    num_workers: int | None = 1
+    """Processes that score cases; a few cases are scored in this one. None: what the cores allow. A script that
+    asks for more than one needs the guard `if __name__ == "__main__":`, as all of multiprocessing."""
+    seed: int = 0
+    """Seed of the bootstrap behind the confidence intervals."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        if not (math.isfinite(self.tolerance_mm) and self.tolerance_mm >= 0):
+            raise UsageError(f"tolerance must be a distance of at least 0 mm, got '{self.tolerance_mm}'")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise UsageError(f"num_workers must be at least 0, got '{self.num_workers}'")
+        if self.seed < 0:
+            raise UsageError(f"seed must be at least 0, got '{self.seed}'")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How one metric spreads over the cases. Every number is None when no case has a finite value."""
+
+    mean: float | None
+    ci_low: float | None
+    """Lower end of the 95 % confidence interval of the mean; None below two cases."""
+    ci_high: float | None
+    median: float | None
+    quartile_low: float | None
+    quartile_high: float | None
+    num_values: int
+    """Cases behind the numbers above."""
+    num_infinite: int = 0
+    """Cases left out because exactly one of reference and prediction is empty (HD95, ASSD)."""
+    num_missing: int = 0
+    """Cases left out because both are empty: there is nothing to measure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelResult:
+    """The scores of one label over all cases."""
+
+    key: str
+    name: str
+    dice: Spread
+    iou: Spread
+    nsd: Spread | None = None
+    hd95_mm: Spread | None = None
+    assd_mm: Spread | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseResult:
+    """One case in short: its mean Dice over the labels that occur in it, and its worst label."""
+
+    case: str
+    mean_dice: float | None
+    worst_label: str | None
+    worst_dice: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateResult:
+    """What an evaluation found."""
+
+    summary_path: Path | None
+    num_cases: int
+    """How many cases were scored."""
+    mean_dice: float | None
+    """Mean over labels of the mean over cases, as nnU-Net's `foreground_mean`; labels that never occur are left out."""
+    mean_dice_ci: tuple[float, float] | None
+    """95 % confidence interval of `mean_dice`; None below two cases."""
+    labels: tuple[LabelResult, ...]
+    cases: tuple[CaseResult, ...]
+    """Worst mean Dice first."""
+    missing: tuple[str, ...] = ()
+    """References without a prediction."""
+    extra: tuple[str, ...] = ()
+    """Predictions without a reference; they are not scored."""
+    labels_from: str = ""
+    """Where the labels came from: a `dataset.json`, or `values found`."""

@@ -1,0 +1,142 @@
+"""Score predicted label maps against references.
+
+Reads: label maps, `dataset.json`. Writes: `summary.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stu_pipeline.errors import DataError, StuError, UsageError
+from stu_pipeline.evaluation.cases import CaseMatch, match_cases
+from stu_pipeline.evaluation.config import EvaluateConfig, EvaluateResult
+from stu_pipeline.evaluation.labels import Label, LabelSet, find_dataset_json, label_values, read_labels
+from stu_pipeline.evaluation.report import ScoreTable, build_summary, describe_labels, rank_cases
+from stu_pipeline.evaluation.scoring import MAX_FOUND_VALUES, ScoredCase, ScoringRules, score_pairs
+from stu_pipeline.evaluation.statistics import bootstrap_interval, mean_over_labels
+from stu_pipeline.log import Listener, Notice, Progress, ignore_events
+from stu_pipeline.storage import read_json, write_json
+
+__all__ = ["EvaluateConfig", "EvaluateResult", "evaluate"]
+
+SUMMARY_NAME = "summary.json"
+_FOUND = "values found"
+
+
+def evaluate(config: EvaluateConfig, *, listen: Listener = ignore_events) -> EvaluateResult:
+    """Score every case and label, and write `summary.json`.
+
+    All cases are looked at before a problem is raised, so one run names every bad case; nothing is
+    written then.
+
+    Args:
+        config: what to compare.
+        listen: receives `Progress` per case and `Notice` for cases left out.
+
+    Raises:
+        DataError: no cases, missing predictions, unreadable files, differing grids, unknown labels.
+        UsageError: the summary would land among the references.
+        StorageError: the summary cannot be written.
+    """
+    dataset_json = config.dataset_json or find_dataset_json(reference=config.reference, prediction=config.prediction)
+    declared = read_labels(dataset_json) if dataset_json else None
+    ending = _read_file_ending(dataset_json)
+    match = match_cases(config.reference, config.prediction, allow_missing=config.allow_missing, file_ending=ending)
+    summary_path = _choose_summary_path(config)
+    _tell_left_out(match, listen)
+    rules = ScoringRules(labels=declared, tolerance_mm=config.tolerance_mm if config.surface else None)
+    cases = _score_all(match, rules, config.num_workers, listen)
+    table = ScoreTable(cases, _choose_labels(declared, cases), with_surface=config.surface)
+    dice = table.values_of("Dice")
+    result = EvaluateResult(
+        summary_path=summary_path,
+        num_cases=len(cases),
+        mean_dice=mean_over_labels(dice),
+        mean_dice_ci=bootstrap_interval(dice, seed=config.seed),
+        labels=describe_labels(table, seed=config.seed),
+        cases=rank_cases(table),
+        missing=match.missing,
+        extra=match.extra,
+        labels_from=str(dataset_json) if dataset_json else _FOUND,
+    )
+    if summary_path is not None:
+        write_json(summary_path, build_summary(table, result, config))
+    return result
+
+
+def _read_file_ending(dataset_json: Path | None) -> str | None:
+    ending = read_json(dataset_json).get("file_ending") if dataset_json else None
+    return ending if isinstance(ending, str) else None
+
+
+def _choose_summary_path(config: EvaluateConfig) -> Path | None:
+    path = config.output
+    if path is None:
+        path = config.prediction if config.prediction.is_dir() else None
+    if path is None:
+        return None
+    path = path / SUMMARY_NAME if path.is_dir() else path
+    references = config.reference if config.reference.is_dir() else config.reference.parent
+    if path.absolute().parent.resolve() == references.resolve():
+        raise UsageError(
+            f"'{path.name}' would be written among the references",
+            where=references,
+            hint="choose another place with -o FILE",
+        )
+    return path
+
+
+def _tell_left_out(match: CaseMatch, listen: Listener) -> None:
+    for names, what in (
+        (match.missing, "references without a prediction"),
+        (match.extra, "predictions without a reference"),
+    ):
+        if names:
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            listen(Notice(text=f"left out {len(names)} {what}: {shown}", is_warning=True))
+
+
+def _score_all(
+    match: CaseMatch, rules: ScoringRules, num_workers: int | None, listen: Listener
+) -> tuple[ScoredCase, ...]:
+    scored: list[ScoredCase] = []
+    errors: list[DataError] = []
+    for done, outcome in enumerate(score_pairs(match.pairs, rules, num_workers=num_workers), start=1):
+        if isinstance(outcome, DataError):
+            errors.append(outcome)
+        elif isinstance(outcome, StuError):
+            raise outcome
+        else:
+            scored.append(outcome)
+        item = outcome.pair.case if isinstance(outcome, ScoredCase) else ""
+        listen(Progress(step="score", done=done, total=len(match.pairs), item=item))
+    if errors:
+        raise _join_errors(errors, num_cases=len(match.pairs))
+    return tuple(sorted(scored, key=lambda case: case.pair.case))
+
+
+def _join_errors(errors: Sequence[DataError], *, num_cases: int) -> DataError:
+    if len(errors) == 1:
+        return errors[0]
+    return DataError(
+        f"{len(errors)} of {num_cases} cases cannot be scored",
+        hint=errors[0].hint,
+        details=tuple(sorted(str(error) for error in errors)),
+    )
+
+
+def _choose_labels(declared: LabelSet | None, cases: Sequence[ScoredCase]) -> tuple[Label, ...]:
+    if declared is not None:
+        return declared.labels
+    keys = {int(key) for case in cases for key in case.scores}
+    if not keys:
+        raise DataError(
+            "no label in any reference or prediction, they hold only background", hint="--labels dataset.json"
+        )
+    if len(keys) > MAX_FOUND_VALUES:
+        raise DataError(
+            f"the cases have {len(keys)} distinct values, which looks like images, not label maps",
+            hint="name the labels with --labels dataset.json",
+        )
+    return label_values(keys).labels

@@ -1,0 +1,117 @@
+"""Which labels and regions are scored, and under which key `summary.json` names them.
+
+Reads: `dataset.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stu_pipeline.errors import DataError
+from stu_pipeline.storage import read_json
+
+IGNORE_NAME = "ignore"
+MAX_LABEL = 65535
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """One label or region to score.
+
+    Args:
+        key: its name in `summary.json`: `3` for a label, `(1, 2)` for a region, as nnU-Net spells them.
+        name: what a reader calls it.
+        values: the voxel values that belong to it; several for a region.
+    """
+
+    key: str
+    name: str
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelSet:
+    """The labels of a dataset: what is scored, and the reference value that excludes a voxel (`ignore`)."""
+
+    labels: tuple[Label, ...]
+    ignore: int | None = None
+
+    @property
+    def known_values(self) -> frozenset[int]:
+        """Every value a label map may hold, background and ignore value included."""
+        known = {0, *(value for label in self.labels for value in label.values)}
+        return frozenset(known if self.ignore is None else known | {self.ignore})
+
+
+def read_labels(path: Path) -> LabelSet:
+    """Read the labels of a `dataset.json`: nnU-Net v2 (`{"liver": 1}`) or MSD and v1 (`{"1": "liver"}`).
+
+    Labels come in ascending order, or in the file's order when there are regions, as in nnU-Net.
+
+    Raises:
+        DataError: the file is missing or broken, or its labels are.
+    """
+    content = read_json(path)
+    declared = content.get("labels") if isinstance(content, dict) else None
+    if not isinstance(declared, dict) or not declared:
+        raise DataError("'labels' is missing or empty", where=path, hint="give the dataset's own dataset.json")
+    names = _invert_old_style(declared)
+    values = {name: _read_values(name, value, path) for name, value in names.items()}
+    ignore = values.pop(IGNORE_NAME, None)
+    if ignore is not None and len(ignore) != 1:
+        raise DataError(f"label '{IGNORE_NAME}' must be one value, got {list(ignore)}", where=path)
+    has_regions = any(len(value) > 1 for value in values.values())
+    labels = [
+        _build_label(name, value, as_region=has_regions and isinstance(names[name], list))
+        for name, value in values.items()
+        if set(value) != {0}
+    ]
+    if not labels:
+        raise DataError("'labels' names no label but the background", where=path)
+    if len({label.key for label in labels}) < len(labels):
+        raise DataError("'labels' gives several names to one value", where=path)
+    if not has_regions:
+        labels.sort(key=lambda label: label.values)
+    return LabelSet(labels=tuple(labels), ignore=ignore[0] if ignore else None)
+
+
+def label_values(values: Iterable[int]) -> LabelSet:
+    """Make a label set of plain values, each named after itself; background (0) is left out."""
+    return LabelSet(labels=tuple(_build_label(f"label {v}", (v,), as_region=False) for v in sorted(set(values) - {0})))
+
+
+def find_dataset_json(*, reference: Path, prediction: Path) -> Path | None:
+    """Find the `dataset.json` that describes the labels.
+
+    Looked for in the prediction's folder (a predictor leaves one there), then beside the reference's
+    folder (`labelsTr/..`), then inside it.
+    """
+    reference_folder = reference if reference.is_dir() else reference.parent
+    prediction_folder = prediction if prediction.is_dir() else prediction.parent
+    for folder in (prediction_folder, reference_folder.absolute().parent, reference_folder):
+        if (folder / "dataset.json").is_file():
+            return folder / "dataset.json"
+    return None
+
+
+def _invert_old_style(declared: dict[str, Any]) -> dict[str, Any]:
+    if all(key.strip().isdigit() and isinstance(value, str) for key, value in declared.items()):
+        return {name: int(value) for value, name in declared.items()}
+    return declared
+
+
+def _read_values(name: str, value: Any, path: Path) -> tuple[int, ...]:
+    values = value if isinstance(value, list) else [value]
+    for item in values:
+        if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item <= MAX_LABEL:
+            raise DataError(f"label '{name}' has value '{item}', expected 0 to {MAX_LABEL}", where=path)
+    if not values:
+        raise DataError(f"label '{name}' has no value", where=path)
+    return tuple(values)
+
+
+def _build_label(name: str, values: tuple[int, ...], *, as_region: bool) -> Label:
+    return Label(key=str(values) if as_region else str(values[0]), name=name, values=values)

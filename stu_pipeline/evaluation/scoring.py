@@ -1,0 +1,191 @@
+"""Score one case from its two files, and many cases over worker processes.
+
+Imports no torch: this module is what every worker process loads.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import cast
+
+from stu_pipeline.datasets.reading import read_label_map
+from stu_pipeline.datasets.volume import Grid, check_same_grid
+from stu_pipeline.errors import DataError, MemoryLimitError, StuError
+from stu_pipeline.evaluation.cases import CasePair
+from stu_pipeline.evaluation.labels import LabelSet, label_values
+from stu_pipeline.evaluation.metrics import LabelMap, LabelScores, find_values, score_case, score_empty_label
+
+# More distinct values than any atlas has: somebody passed an image for a label map.
+MAX_FOUND_VALUES = 1000
+MAX_WORKERS = 8
+_MIN_CASES_FOR_WORKERS = 8
+_VALUES_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringRules:
+    """What to score and how.
+
+    Args:
+        labels: None scores every value found in a case.
+        tolerance_mm: None leaves the surface metrics out.
+    """
+
+    labels: LabelSet | None
+    tolerance_mm: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredCase:
+    """The scores of one case by label key, and how many voxels it has."""
+
+    pair: CasePair
+    scores: dict[str, LabelScores]
+    num_voxels: int
+
+    def find_scores(self, key: str, *, with_surface: bool) -> LabelScores:
+        """Return the scores of a label; those of an absent label where only other cases hold it."""
+        return self.scores.get(key) or score_empty_label(num_voxels=self.num_voxels, with_surface=with_surface)
+
+
+def score_pair(pair: CasePair, rules: ScoringRules) -> ScoredCase:
+    """Read and score one case.
+
+    Raises:
+        DataError: a file is unreadable, the grids differ, or a value is no label of the dataset.
+        MemoryLimitError: the case does not fit the memory.
+    """
+    try:
+        reference, prediction = read_label_map(pair.reference), read_label_map(pair.prediction)
+        problems = check_same_grid(reference, prediction)
+        if problems:
+            raise DataError(
+                f"case '{pair.case}': the prediction's grid is not the reference's: {'; '.join(problems)}",
+                where=pair.prediction,
+                hint="predict on the image that the reference was drawn on",
+            )
+        reference_map, prediction_map = cast(LabelMap, reference.array), cast(LabelMap, prediction.array)
+        labels = _require_labels(pair, reference_map, prediction_map, rules)
+        scores = score_case(
+            reference_map,
+            prediction_map,
+            labels=labels.labels,
+            ignore=labels.ignore,
+            spacing_mm=_choose_spacing(reference.grid),
+            tolerance_mm=rules.tolerance_mm,
+        )
+    except MemoryError as error:
+        raise MemoryLimitError(
+            f"case '{pair.case}' does not fit the memory", where=pair.reference, hint="use fewer --workers"
+        ) from error
+    return ScoredCase(
+        pair=pair,
+        scores={label.key: score for label, score in zip(labels.labels, scores, strict=True)},
+        num_voxels=reference.array.size,
+    )
+
+
+def score_pairs(
+    pairs: Sequence[CasePair], rules: ScoringRules, *, num_workers: int | None = None
+) -> Iterator[ScoredCase | StuError]:
+    """Score cases, in worker processes when there are many; a case that fails is yielded as its error.
+
+    Args:
+        pairs: the cases.
+        rules: what to score and how.
+        num_workers: processes; None for what the cores allow. Few cases are scored in this process.
+
+    Yields:
+        One outcome per case, in the order of completion.
+    """
+    allowed = min(MAX_WORKERS, _count_cores()) if num_workers is None else num_workers
+    if allowed < 2 or len(pairs) < _MIN_CASES_FOR_WORKERS:
+        for pair in pairs:
+            yield _score_or_error(pair, rules)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(allowed, len(pairs)), mp_context=context, initializer=_prepare_worker)
+    try:
+        pending: dict[Future[ScoredCase | StuError], CasePair] = {
+            pool.submit(_score_or_error, pair, rules): pair for pair in pairs
+        }
+        while pending:
+            finished, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield _read_outcome(future)
+                del pending[future]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _score_or_error(pair: CasePair, rules: ScoringRules) -> ScoredCase | StuError:
+    try:
+        return score_pair(pair, rules)
+    except StuError as error:
+        return error
+
+
+def _read_outcome(future: Future[ScoredCase | StuError]) -> ScoredCase | StuError:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise MemoryLimitError(
+            "a worker process died while scoring, most likely killed for lack of memory", hint="run with --workers 1"
+        ) from error
+
+
+def _count_cores() -> int:
+    # Not every system can say which cores this process may use.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _prepare_worker() -> None:
+    # Ctrl-C reaches the whole group; the parent alone decides what happens, and nobody outlives it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _require_labels(pair: CasePair, reference: LabelMap, prediction: LabelMap, rules: ScoringRules) -> LabelSet:
+    found = {"reference": find_values(reference).tolist(), "prediction": find_values(prediction).tolist()}
+    if rules.labels is None:
+        values = {value for part in found.values() for value in part}
+        if len(values) > MAX_FOUND_VALUES:
+            raise DataError(
+                f"case '{pair.case}' has {len(values)} distinct values, which looks like an image, not a label map",
+                where=pair.reference,
+                hint="name the labels with --labels dataset.json",
+            )
+        return label_values(values)
+    for role, present in found.items():
+        unknown = sorted(set(present) - rules.labels.known_values)
+        if unknown:
+            shown = ", ".join(str(value) for value in unknown[:_VALUES_SHOWN])
+            known = ", ".join(str(value) for value in sorted(rules.labels.known_values)[:_VALUES_SHOWN])
+            more = ", ..." if len(rules.labels.known_values) > _VALUES_SHOWN else ""
+            raise DataError(
+                f"case '{pair.case}': the {role} has unknown label values {shown}, expected {known}{more}",
+                where=pair.reference if role == "reference" else pair.prediction,
+                hint="give the dataset.json that names them: --labels FILE",
+            )
+    return rules.labels
+
+
+def _choose_spacing(grid: Grid) -> tuple[float, float, float]:
+    # A flat image has a stand-in for its third spacing; its "volume" is that of a slice 1 mm thick.
+    if grid.num_dimensions == 2:
+        return (1.0, *grid.spacing_mm[1:])
+    return grid.spacing_mm
