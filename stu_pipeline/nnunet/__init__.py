@@ -1,0 +1,1 @@
+"""The fence: the only package that imports nnU-Net."""

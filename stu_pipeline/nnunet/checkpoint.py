@@ -1,0 +1,180 @@
+"""Read checkpoints as data: no code in them is run, and damage is an error.
+
+Reads: `checkpoint_*.pth` of ours and of stock nnU-Net (a zip archive of `torch.save`).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import math
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stu_pipeline.errors import ModelError, NonFiniteError
+
+REQUIRED_KEYS = ("network_weights", "init_args", "trainer_name")
+"""What every checkpoint must hold; a training asks for more."""
+
+_BLOCK = 1 << 22
+# What a damaged or hostile pickle makes the restricted unpickler raise. Never retried with fewer restrictions.
+_LOAD_ERRORS = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+
+def read_checkpoint(
+    path: Path, *, required: Sequence[str] = REQUIRED_KEYS, without: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Every byte is checked against the archive's checksums first, which torch itself does not do.
+
+    Args:
+        path: the `.pth` file.
+        required: keys that must be there.
+        without: keys to leave out, for example the optimizer's state; they take no memory.
+
+    Raises:
+        ModelError: missing, cut, damaged, not a checkpoint, or holding anything but tensors and plain values.
+        NonFiniteError: a weight is NaN or infinite; the message names the tensor.
+    """
+    _verify_archive(path)
+    try:
+        with torch.serialization.safe_globals(_list_allowed_globals()):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except _LOAD_ERRORS as error:
+        raise _refuse(path, error) from error
+    if not isinstance(checkpoint, dict):
+        raise ModelError(
+            f"'{path.name}' is not a checkpoint: it holds a {type(checkpoint).__name__}", where=path.parent
+        )
+    missing = [key for key in required if key not in checkpoint]
+    if missing:
+        raise ModelError(
+            f"'{path.name}' is not a complete nnU-Net checkpoint, missing: {', '.join(missing)}",
+            where=path.parent,
+            hint="use a checkpoint written by stu train or nnUNetv2_train",
+        )
+    if "network_weights" in checkpoint:
+        _check_weights(checkpoint["network_weights"], path)
+    # A copy, because stock nnU-Net writes over its checkpoints in place: a mapped tensor would then kill us (SIGBUS).
+    return copy.deepcopy({key: value for key, value in checkpoint.items() if key not in without})
+
+
+def identify_checkpoint(path: Path) -> str:
+    """Return a SHA-256 over the archive's list of names, sizes and checksums.
+
+    It changes with the content, and costs milliseconds for a file of any size.
+
+    Raises:
+        ModelError: missing, cut or not a checkpoint.
+    """
+    digest = hashlib.sha256()
+    with _open_archive(path) as archive:
+        for entry in sorted(archive.infolist(), key=lambda item: item.filename):
+            # The first folder is the file's own name; the rest names the content.
+            name = entry.filename.partition("/")[2]
+            digest.update(f"{name}\0{entry.file_size}\0{entry.CRC}\n".encode())
+    return digest.hexdigest()
+
+
+def require_finite_weights(weights: Mapping[str, torch.Tensor], where: Path | None = None) -> None:
+    """Refuse weights with NaN or infinite values. Whole-number tensors and empty ones pass.
+
+    Raises:
+        NonFiniteError: naming the first such tensor and how many values of it are wrong.
+    """
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point() or math.isfinite(float(tensor.sum(dtype=torch.float64))):
+            continue
+        num_wrong = int((~torch.isfinite(tensor)).sum())
+        if num_wrong:
+            raise NonFiniteError(
+                f"weights '{name}' hold {num_wrong} of {tensor.numel()} values that are NaN or infinite",
+                where=where,
+                hint="use an earlier checkpoint; the training diverged",
+            )
+
+
+def _check_weights(weights: object, path: Path) -> None:
+    if not isinstance(weights, dict) or not weights:
+        raise ModelError(f"'{path.name}' holds no network weights", where=path.parent)
+    for name, tensor in weights.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise ModelError(
+                f"'{path.name}' holds a {type(tensor).__name__} at '{name}' of network_weights, expected a tensor",
+                where=path.parent,
+            )
+    require_finite_weights(weights, path)
+
+
+@functools.cache
+def _list_allowed_globals() -> list[Any]:
+    """List what may be rebuilt besides tensors: NumPy scalars, which stock nnU-Net puts into its log."""
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    kinds = (np.dtype, type(np.dtype(np.float32)), type(np.dtype(np.float64)))
+    return [*((scalar, name) for name in names), *kinds]
+
+
+def _verify_archive(path: Path) -> None:
+    with _open_archive(path) as archive:
+        names = archive.namelist()
+        if len(set(names)) != len(names):
+            raise _damaged(path, "it lists a name twice")
+        try:
+            for entry in archive.infolist():
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise _damaged(path, "it is compressed, which torch never does")
+                with archive.open(entry) as stream:
+                    while stream.read(_BLOCK):
+                        pass
+        except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+            raise _damaged(path, str(error)) from error
+
+
+def _open_archive(path: Path) -> zipfile.ZipFile:
+    if not path.is_file():
+        raise ModelError(f"checkpoint '{path.name}' not found", where=path.parent)
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> ModelError:
+    return ModelError(
+        f"'{path.name}' is damaged or not a checkpoint: {reason}",
+        where=path.parent,
+        hint="copy the file again, or use another checkpoint",
+    )
+
+
+def _refuse(path: Path, error: BaseException) -> ModelError:
+    if isinstance(error, pickle.UnpicklingError):
+        # The first line after torch's own advice names what was refused; the advice itself would be dangerous here.
+        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), "")
+        problem = f"'{path.name}' holds more than weights and plain values, so it is refused"
+        return ModelError(problem, where=path.parent, details=(reason.strip()[:200],) if reason else ())
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return _damaged(path, first[:200])

@@ -1,0 +1,81 @@
+"""What nnU-Net reads from the environment, set for the length of one block.
+
+nnU-Net finds its folders and worker counts in environment variables, in worker processes too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from stu_pipeline.workspace import Workspace
+
+
+@contextlib.contextmanager
+def engine_environment(workspace: Workspace, *, num_workers: int | None = None) -> Iterator[None]:
+    """Point nnU-Net at a workspace inside the block.
+
+    Args:
+        workspace: the three roots.
+        num_workers: augmentation workers of a training; None leaves nnU-Net's default.
+    """
+    values = {
+        "nnUNet_raw": str(workspace.raw),
+        "nnUNet_preprocessed": str(workspace.preprocessed),
+        "nnUNet_results": str(workspace.results),
+    }
+    if num_workers is not None:
+        values["nnUNet_n_proc_DA"] = str(num_workers)
+    with set_variables(values):
+        yield
+
+
+@contextlib.contextmanager
+def set_variables(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables inside the block and restore them after it."""
+    previous = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in previous.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def count_usable_cores() -> int:
+    """Count the cores this process may use (affinity, not the machine's size)."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows
+        return os.cpu_count() or 1
+
+
+def measure_free_ram_gib() -> float:
+    """Return the memory this process may still use, in GiB (the container's limit included)."""
+    free = [_read_available_gib(), _read_container_gib()]
+    return min(value for value in free if value is not None)
+
+
+def _read_available_gib() -> float:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) / 2**20
+    except OSError:
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30 / 2
+
+
+def _read_container_gib() -> float | None:
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else max(0.0, (int(limit) - used) / 2**30)

@@ -1,0 +1,165 @@
+"""Put the decisions together: draft, scale, fits, identifiers; the result is a plan nobody has written yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import stu_pipeline
+from stu_pipeline.datasets.dataset_json import DatasetJson
+from stu_pipeline.networks.scales import SCALES
+from stu_pipeline.planfile import DEFAULT_CONFIGURATIONS, require_plan_name
+from stu_pipeline.planning.budget import Budget
+from stu_pipeline.planning.config import ConfigurationForecast, PlanConfig
+from stu_pipeline.planning.data_identifier import choose_data_identifier
+from stu_pipeline.planning.document import add_story, build_plan, keep_custom_configurations, read_demands
+from stu_pipeline.planning.fit import Demand, Fit, fit_configuration
+from stu_pipeline.planning.knowledge import read_knowledge
+from stu_pipeline.planning.memory import MemoryModel, read_memory_model
+from stu_pipeline.planning.scale_choice import ScaleChoice, choose_scale, require_fit
+from stu_pipeline.planning.writing import read_existing
+from stu_pipeline.workspace import DatasetPaths
+
+_FLOAT_BYTES, _LABEL_BYTES = 4, 2
+# blosc2 roughly halves what is written; a forecast should rather be too high.
+_COMPRESSION = 0.7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A plan ready to be written, and the story behind it."""
+
+    plan_name: str
+    raw: dict[str, Any]
+    choice: ScaleChoice
+    forecasts: tuple[ConfigurationForecast, ...]
+    default_configuration: str
+    forecast_status: str
+    notices: tuple[str, ...]
+
+
+def propose(
+    dataset: DatasetPaths,
+    dataset_json: DatasetJson,
+    fingerprint: Mapping[str, Any],
+    *,
+    config: PlanConfig,
+    num_cases: int,
+    reader_name: str,
+    budget: Budget,
+    log_path: Path | None = None,
+) -> Proposal:
+    """Decide everything a plan says. Reads an existing plan and manifests; writes nothing.
+
+    Raises:
+        MemoryLimitError: the scale does not fit.
+        DataError: nnU-Net cannot plan for this dataset.
+    """
+    from stu_pipeline.nnunet.planner import draft_plan
+
+    draft = draft_plan(
+        dataset.name,
+        dataset_json.raw,
+        fingerprint,
+        num_cases=num_cases,
+        reader_name=reader_name,
+        log_path=log_path,
+    )
+    model = read_memory_model()
+    demands = read_demands(draft, num_channels=dataset_json.num_channels, num_classes=count_outputs(dataset_json))
+    main = find_default(demands)
+    choice = choose_scale(
+        model,
+        demands[main],
+        wanted=budget.scale,
+        memory_gib=budget.memory_gib,
+        is_pretrained=config.pretrained is not None,
+        rules=read_knowledge("scale_choice.json"),
+    )
+    fits = _fit_all(model, demands, choice, budget.memory_gib)
+    plan_name = require_plan_name(config.plan_name or SCALES[choice.scale].plan_name)
+    existing = read_existing(dataset, plan_name)
+    identifiers = {
+        name: choose_data_identifier(dataset, draft, name, plan_name=plan_name, existing=existing) for name in fits
+    }
+    raw = build_plan(draft, fits, plan_name=plan_name, identifiers=identifiers)
+    forecasts = tuple(_forecast(fit, identifiers[name], raw, num_cases=num_cases) for name, fit in fits.items())
+    story = {
+        "reason": choice.reason,
+        "alternatives": list(choice.alternatives),
+        "forecast": {
+            item.name: {"vram_gib": item.vram_gib, "num_parameters": item.num_parameters, "disk_gib": item.disk_gib}
+            for item in forecasts
+        },
+        "forecast_status": model.status,
+    }
+    add_story(raw, scale=choice.scale, version=stu_pipeline.__version__, budget=budget, story=story)
+    return Proposal(
+        plan_name=plan_name,
+        raw=keep_custom_configurations(raw, existing),
+        choice=choice,
+        forecasts=forecasts,
+        default_configuration=main,
+        forecast_status=model.status,
+        notices=_list_notices(raw, config, budget, fits[main]),
+    )
+
+
+def count_outputs(dataset_json: DatasetJson) -> int:
+    """Count the network's outputs: regions, or labels with background; the ignore label is none."""
+    if dataset_json.has_regions:
+        return sum(value not in (0, (0,), dataset_json.ignore_label) for value in dataset_json.labels.values())
+    return sum(value != dataset_json.ignore_label for value in dataset_json.labels.values())
+
+
+def find_default(demands: Mapping[str, Demand]) -> str:
+    """Return the configuration people train first: 3d_fullres, or 2d for flat data."""
+    return next(name for name in DEFAULT_CONFIGURATIONS if name in demands)
+
+
+def _fit_all(
+    model: MemoryModel, demands: Mapping[str, Demand], choice: ScaleChoice, memory_gib: float
+) -> dict[str, Fit]:
+    fits = {name: fit_configuration(model, demand, choice.scale, memory_gib) for name, demand in demands.items()}
+    smallest = next(iter(SCALES))
+    for name, fit in fits.items():
+        require_fit(fit, memory_gib, smallest=fit_configuration(model, demands[name], smallest, memory_gib))
+    return fits
+
+
+def _forecast(fit: Fit, identifier: str, plan: Mapping[str, Any], *, num_cases: int) -> ConfigurationForecast:
+    demand = fit.demand
+    voxels = math.prod(demand.median_shape)
+    if len(demand.patch) == 2:
+        # A 2D configuration stores whole volumes: the slices are those of the original image.
+        voxels *= plan["original_median_shape_after_transp"][0]
+    per_voxel = _FLOAT_BYTES * demand.num_channels + _LABEL_BYTES
+    return ConfigurationForecast(
+        name=demand.configuration,
+        patch=fit.patch,
+        batch=fit.batch,
+        spacing_mm=demand.spacing_mm,
+        num_parameters=fit.num_parameters,
+        vram_gib=round(fit.forecast_gib, 2),
+        data_identifier=identifier,
+        disk_gib=round(voxels * per_voxel * num_cases * _COMPRESSION / 2**30, 3),
+    )
+
+
+def _list_notices(plan: Mapping[str, Any], config: PlanConfig, budget: Budget, fit: Fit) -> tuple[str, ...]:
+    notices = []
+    if budget.source == "default" and fit.is_reduced:
+        notices.append(
+            f"no GPU found, so scale {fit.scale} was made to fit {budget.memory_gib:.1f} GiB; "
+            "--gpu-memory plans for the GPU that will train"
+        )
+    schemes = plan["configurations"][fit.demand.configuration]["normalization_schemes"]
+    if config.pretrained is not None and "CTNormalization" in schemes:
+        notices.append(
+            "the published weights saw CT with per-image z-scores, this plan normalises CT by dataset statistics; "
+            "fine-tuning has to adapt (name the channel 'zscore' in dataset.json to keep the z-scores)"
+        )
+    return tuple(notices)

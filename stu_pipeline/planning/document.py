@@ -1,0 +1,112 @@
+"""Turn nnU-Net's draft into the plan of one scale: same recipe, STU-Net as the network.
+
+Every name in the result but the network class is one of nnU-Net's own, so stock commands can use it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from stu_pipeline.networks.scales import SCALES, Scale
+from stu_pipeline.plan_architecture import NETWORK_CLASS
+from stu_pipeline.planfile import PLAN_SCHEMA, STU_KEY
+from stu_pipeline.planning.fit import Demand, Fit
+from stu_pipeline.planning.topology import fit_strides, round_patch_up
+
+if TYPE_CHECKING:
+    from stu_pipeline.planning.budget import Budget
+
+# nnU-Net's planner makes these; other names in an existing plan are the user's.
+PLANNED_NAMES = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
+
+
+def read_demands(draft: Mapping[str, Any], *, num_channels: int, num_classes: int) -> dict[str, Demand]:
+    """Read what each configuration of a draft asks for; those that inherit share their parent's.
+
+    Strides become exactly five poolings and the patch a multiple of them.
+    """
+    demands = {}
+    for name, configuration in draft["configurations"].items():
+        if "inherits_from" in configuration:
+            continue
+        strides = fit_strides(configuration["architecture"]["arch_kwargs"]["strides"])
+        demands[name] = Demand(
+            configuration=name,
+            patch=round_patch_up(configuration["patch_size"], strides),
+            batch=int(configuration["batch_size"]),
+            strides=strides,
+            spacing_mm=tuple(float(step) for step in configuration["spacing"]),
+            median_shape=tuple(float(size) for size in configuration["median_image_size_in_voxels"]),
+            num_channels=num_channels,
+            num_classes=num_classes,
+        )
+    return demands
+
+
+def build_plan(
+    draft: Mapping[str, Any], fits: Mapping[str, Fit], *, plan_name: str, identifiers: Mapping[str, str]
+) -> dict[str, Any]:
+    """Put a scale's network, patch and batch into a copy of nnU-Net's draft.
+
+    Args:
+        draft: nnU-Net's default plan.
+        fits: what each configuration got, by name.
+        plan_name: name of the new plan.
+        identifiers: data identifier of each configuration.
+    """
+    plan: dict[str, Any] = copy.deepcopy(dict(draft))
+    plan["plans_name"] = plan_name
+    for name, fit in fits.items():
+        configuration = plan["configurations"][name]
+        configuration["data_identifier"] = identifiers[name]
+        configuration["patch_size"] = list(fit.patch)
+        configuration["batch_size"] = fit.batch
+        configuration["architecture"] = build_architecture(fit)
+    return plan
+
+
+def build_architecture(fit: Fit) -> dict[str, Any]:
+    """Return the `architecture` block: nnU-Net imports the class and hands it the arguments."""
+    spec = SCALES[fit.scale]
+    return {
+        "network_class_name": NETWORK_CLASS,
+        "arch_kwargs": {
+            "strides": [list(stride) for stride in fit.strides],
+            "features_per_stage": spec.features_per_stage,
+            "n_blocks_per_stage": spec.n_blocks_per_stage,
+            "conv_op": f"{len(fit.patch)}d",
+        },
+        "_kw_requires_import": [],
+    }
+
+
+def add_story(
+    plan: dict[str, Any], *, scale: Scale, version: str, budget: Budget, story: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Add our own block: what was chosen, for which memory and why. nnU-Net ignores it."""
+    plan[STU_KEY] = {
+        "schema": PLAN_SCHEMA,
+        "version": version,
+        "scale": scale,
+        "gpu_memory_gib": budget.memory_gib,
+        "gpu_memory_source": budget.source,
+        **story,
+    }
+    return plan
+
+
+def keep_custom_configurations(plan: dict[str, Any], existing: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Carry over configurations that a user added to an existing plan under names of their own."""
+    for name, configuration in (existing or {}).get("configurations", {}).items():
+        if name not in PLANNED_NAMES and name not in plan["configurations"]:
+            plan["configurations"][name] = copy.deepcopy(configuration)
+    return plan
+
+
+def is_same_plan(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Compare two plans without our own block, which tells a story and decides nothing but the scale."""
+    scales = [(plan.get(STU_KEY) or {}).get("scale") for plan in (first, second)]
+    bodies = [{key: value for key, value in plan.items() if key != STU_KEY} for plan in (first, second)]
+    return scales[0] == scales[1] and bodies[0] == bodies[1]

@@ -1,0 +1,60 @@
+"""nnU-Net's draft becomes a plan of ours, and nothing else changes."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+from stu_pipeline.planning.document import build_plan, is_same_plan, keep_custom_configurations, read_demands
+from stu_pipeline.planning.fit import fit_configuration
+from stu_pipeline.planning.knowledge import find_knowledge_folder
+from stu_pipeline.planning.memory import read_memory_model
+
+
+def read_draft() -> dict[str, Any]:
+    """A plan with four-stage strides, as nnU-Net drafts for small images."""
+    draft = json.loads((find_knowledge_folder() / "reference" / "large_ct" / "plan.json").read_text())
+    del draft["stu"]
+    full = draft["configurations"]["3d_fullres"]
+    full["patch_size"] = [40, 56, 40]
+    full["architecture"]["arch_kwargs"]["strides"] = [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
+    return draft
+
+
+def test_demands_have_five_poolings_and_a_patch_that_fits() -> None:
+    demands = read_demands(read_draft(), num_channels=1, num_classes=3)
+    assert set(demands) == {"2d", "3d_fullres", "3d_lowres"}
+    assert demands["3d_fullres"].strides[3:] == ((2, 2, 2), (1, 1, 1), (1, 1, 1))
+    assert demands["3d_fullres"].patch == (40, 56, 40)
+
+
+def test_only_network_patch_batch_and_data_change() -> None:
+    draft = read_draft()
+    before = copy.deepcopy(draft)
+    demands = read_demands(draft, num_channels=1, num_classes=3)
+    fits = {name: fit_configuration(read_memory_model(), demand, "S", 80.0) for name, demand in demands.items()}
+    plan = build_plan(draft, fits, plan_name="stuSPlans", identifiers=dict.fromkeys(fits, "data"))
+    assert draft == before
+    changed = {"architecture", "patch_size", "batch_size", "data_identifier"}
+    for name in fits:
+        same = {key: value for key, value in plan["configurations"][name].items() if key not in changed}
+        assert same == {key: value for key, value in draft["configurations"][name].items() if key not in changed}
+    assert plan["configurations"]["3d_cascade_fullres"] == draft["configurations"]["3d_cascade_fullres"]
+    architecture = plan["configurations"]["2d"]["architecture"]
+    assert architecture["arch_kwargs"]["conv_op"] == "2d"
+    assert architecture["arch_kwargs"]["features_per_stage"] == [16, 32, 64, 128, 256, 256]
+    assert architecture["_kw_requires_import"] == []
+
+
+def test_configurations_under_names_of_their_own_survive() -> None:
+    existing = {"configurations": {"2d": {"batch_size": 99}, "3d_mine": {"inherits_from": "3d_fullres"}}}
+    plan = keep_custom_configurations({"configurations": {"2d": {"batch_size": 1}}}, existing)
+    assert plan["configurations"] == {"2d": {"batch_size": 1}, "3d_mine": {"inherits_from": "3d_fullres"}}
+
+
+def test_the_story_does_not_make_a_plan_different_but_the_scale_does() -> None:
+    plan = {"plans_name": "a", "stu": {"scale": "B", "gpu_memory_gib": 8.0}}
+    assert is_same_plan(plan, {"plans_name": "a", "stu": {"scale": "B", "gpu_memory_gib": 24.0}})
+    assert not is_same_plan(plan, {"plans_name": "a", "stu": {"scale": "L", "gpu_memory_gib": 8.0}})
+    assert not is_same_plan(plan, {"plans_name": "b", "stu": {"scale": "B", "gpu_memory_gib": 8.0}})

@@ -1,0 +1,117 @@
+"""Which scale, and what the user is told about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from stu_pipeline.errors import MemoryLimitError
+from stu_pipeline.networks.scales import Scale
+from stu_pipeline.planning.fit import Demand
+from stu_pipeline.planning.knowledge import read_knowledge
+from stu_pipeline.planning.memory import BYTES_PER_GIB, read_memory_model
+from stu_pipeline.planning.scale_choice import ScaleChoice, choose_scale
+
+STRIDES = ((1, 1, 1), *((2, 2, 2),) * 5)
+NINE_GB_GIB = 9e9 / BYTES_PER_GIB
+Choose = Callable[..., ScaleChoice]
+
+
+@pytest.fixture(name="choose")
+def make_choose() -> Choose:
+    def choose(
+        memory_gib: float, wanted: Scale | None = None, pretrained: bool = False, size: int = 128
+    ) -> ScaleChoice:
+        demand = Demand(
+            configuration="3d_fullres",
+            patch=(size,) * 3,
+            batch=2,
+            strides=STRIDES,
+            spacing_mm=(1.0,) * 3,
+            median_shape=(256.0,) * 3,
+            num_channels=1,
+            num_classes=3,
+        )
+        return choose_scale(
+            read_memory_model(),
+            demand,
+            wanted=wanted,
+            memory_gib=memory_gib,
+            is_pretrained=pretrained,
+            rules=read_knowledge("scale_choice.json"),
+        )
+
+    return choose
+
+
+@pytest.mark.parametrize(
+    ("memory_gib", "pretrained", "expected"),
+    [
+        (8.0, False, "S"),
+        (NINE_GB_GIB, False, "B"),
+        (80.0, False, "B"),
+        (8.0, True, "S"),
+        (11.0, True, "B"),
+        (24.0, True, "B"),
+        (27e9 / BYTES_PER_GIB, True, "L"),
+        (140.0, True, "L"),
+    ],
+)
+def test_auto_follows_the_rule(choose: Choose, memory_gib: float, pretrained: bool, expected: str) -> None:
+    assert choose(memory_gib, pretrained=pretrained).scale == expected
+
+
+def test_auto_steps_down_when_the_recipe_does_not_fit(choose: Choose) -> None:
+    choice = choose(11.0, size=160)
+    assert choice.scale == "S"
+    assert "B does not fit 11.0 GiB with nnU-Net's patch and batch" in choice.reason
+
+
+def test_auto_shrinks_the_smallest_scale_when_nothing_else_is_left(choose: Choose) -> None:
+    choice = choose(4.0)
+    assert choice.scale == "S"
+    assert "instead of 128x128x128" in choice.reason
+
+
+def test_a_wanted_scale_is_made_to_fit_and_explained(choose: Choose) -> None:
+    choice = choose(11.0, "L")
+    assert choice.scale == "L"
+    assert "was asked for, with patch" in choice.reason
+
+
+def test_there_is_a_row_for_every_scale_and_one_is_chosen(choose: Choose) -> None:
+    rows = choose(24.0).rows
+    assert [row.scale for row in rows] == ["S", "B", "L", "H"]
+    assert [row.scale for row in rows if row.is_chosen] == ["B"]
+    assert all(row.why for row in rows)
+    assert rows[1].forecast_gib == pytest.approx(8.2, abs=0.05)
+
+
+def test_what_does_not_fit_is_shown_with_the_full_recipe(choose: Choose) -> None:
+    row = choose(8.0).rows[3]
+    assert (row.fits, row.patch) == (False, (128, 128, 128))
+    assert row.forecast_gib > 50
+    assert "18.1 GiB even with patch 32x32x32" in row.why
+
+
+def test_the_honest_alternative_is_named_without_pretrained_weights_only(choose: Choose) -> None:
+    assert any("nnUNetPlannerResEncL" in line for line in choose(24.0).alternatives)
+    assert any("nnUNetPlannerResEncM" in line for line in choose(8.0).alternatives)
+    assert not any("ResEnc" in line for line in choose(24.0, pretrained=True).alternatives)
+
+
+def test_other_fitting_scales_are_named(choose: Choose) -> None:
+    assert choose(24.0).alternatives[0] == "also fits: scale S, L, H (choose with --scale)"
+
+
+def test_too_little_memory_says_what_the_smallest_scale_needs(choose: Choose) -> None:
+    with pytest.raises(MemoryLimitError, match=r"no scale fits 1\.0 GiB: the smallest, S, needs 2\.0 GiB") as caught:
+        choose(1.0)
+    assert "--gpu-memory" in caught.value.hint
+
+
+def test_too_little_memory_for_the_wanted_scale_names_one_that_fits(choose: Choose) -> None:
+    with pytest.raises(MemoryLimitError, match=r"scale H needs 18\.1 GiB") as caught:
+        choose(8.0, "H")
+    assert "--scale S" in caught.value.hint
