@@ -1,0 +1,1 @@
+"""Preprocessing: raw cases to the arrays training reads."""

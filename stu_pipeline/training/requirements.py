@@ -1,0 +1,98 @@
+"""What must be there before a training starts: plan, fold, preprocessed data, previous stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stu_pipeline.errors import DataError, UsageError
+from stu_pipeline.training.config import TrainConfig
+from stu_pipeline.workspace import DatasetPaths
+
+if TYPE_CHECKING:
+    from stu_pipeline.planfile import PlanFile
+
+
+def find_plan(dataset: DatasetPaths, config: TrainConfig) -> PlanFile:
+    """Find the plan to train: by name, by scale, or the only one there is.
+
+    Raises:
+        ModelError: it does not exist.
+        UsageError: there are several and none was chosen.
+    """
+    from stu_pipeline.networks.scales import SCALES, parse_scale
+    from stu_pipeline.planfile import list_plan_names, read_plan_file
+
+    if config.plan_name is not None:
+        return read_plan_file(dataset.plan_file(config.plan_name))
+    if config.scale not in (None, "auto"):
+        return read_plan_file(dataset.plan_file(SCALES[parse_scale(str(config.scale))].plan_name))
+    names = [name for name in list_plan_names(dataset.preprocessed) if name.startswith("stu")]
+    if len(names) > 1:
+        raise UsageError(
+            f"'{dataset.name}' has several plans: {', '.join(names)}", hint="choose one with --scale or --plan"
+        )
+    return read_plan_file(dataset.plan_file(names[0] if names else SCALES[parse_scale("B")].plan_name))
+
+
+def require_fold(dataset: DatasetPaths, fold: int | str) -> int:
+    """Return how many folds there are.
+
+    Raises:
+        UsageError: the one asked for is not among them.
+    """
+    from stu_pipeline.datasets.splits import read_splits
+
+    num_folds = len(read_splits(dataset.splits)) if dataset.splits.is_file() else 5
+    if fold != "all" and int(fold) >= num_folds:
+        raise UsageError(
+            f"fold {fold} does not exist, '{dataset.name}' has folds 0 to {num_folds - 1}",
+            where=dataset.splits,
+            hint="choose one of these, or 'all'",
+        )
+    return num_folds
+
+
+def require_preprocessed(dataset: DatasetPaths, plan: PlanFile, configuration: str) -> None:
+    """Require every case of the splits to be preprocessed, and the previous stage of a cascade predicted.
+
+    Raises:
+        DataError: something is missing; the cases are named.
+    """
+    from stu_pipeline.nnunet.preprocessor import case_files
+
+    identifier = plan.configuration(configuration).data_identifier
+    folder = dataset.data_folder(identifier)
+    hint = f"stu plan {dataset.name} --plan {plan.name} --configuration {configuration}"
+    missing = [case for case in _list_cases(dataset, folder) if not all(p.is_file() for p in case_files(folder, case))]
+    if not folder.is_dir() or missing:
+        problem = f"{len(missing)} cases are not preprocessed" if folder.is_dir() else "data is not preprocessed"
+        raise DataError(
+            f"{problem} for configuration '{configuration}'", where=folder, hint=hint, details=tuple(missing[:10])
+        )
+    _require_previous_stage(dataset, plan, configuration)
+
+
+def _list_cases(dataset: DatasetPaths, folder: Path) -> list[str]:
+    from stu_pipeline.datasets.splits import read_splits
+
+    if dataset.splits.is_file():
+        return sorted({case for split in read_splits(dataset.splits) for case in (*split["train"], *split["val"])})
+    return sorted(path.stem for path in folder.glob("*.pkl")) if folder.is_dir() else []
+
+
+def _require_previous_stage(dataset: DatasetPaths, plan: PlanFile, configuration: str) -> None:
+    previous = plan.configuration(configuration).previous_stage
+    if previous is None:
+        return
+    source = dataset.model_folder(plan.name, previous) / "predicted_next_stage" / configuration
+    data = dataset.data_folder(plan.configuration(configuration).data_identifier)
+    missing = [case for case in _list_cases(dataset, data) if not (source / f"{case}.b2nd").is_file()]
+    if missing:
+        raise DataError(
+            f"configuration '{configuration}' needs predictions of '{previous}', {len(missing)} cases are missing",
+            where=source,
+            hint=f"train all folds of {previous} first: "
+            f"stu train {dataset.name} --plan {plan.name} --configuration {previous} --fold 0,1,2,3,4",
+            details=tuple(missing[:10]),
+        )

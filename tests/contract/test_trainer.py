@@ -1,0 +1,206 @@
+"""What stu assumes about nnU-Net's trainer, on a tiny dataset and without a training."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from stu_pipeline import PlanConfig, PreprocessConfig, plan, preprocess
+from stu_pipeline.errors import ModelError, NonFiniteError
+from stu_pipeline.nnunet.checkpoint import read_checkpoint
+from stu_pipeline.nnunet.environment import engine_environment
+from stu_pipeline.nnunet.online_scores import count_matches
+from stu_pipeline.nnunet.output import engine_output
+from stu_pipeline.nnunet.session import open_trainer
+from stu_pipeline.nnunet.settings import TrainerSettings
+from stu_pipeline.storage import read_json
+from stu_pipeline.workspace import find_dataset, use_workspace
+from tests.synthetic import write_tiny_dataset
+
+STOCK_KEYS = {
+    "network_weights",
+    "optimizer_state",
+    "grad_scaler_state",
+    "logging",
+    "_best_ema",
+    "current_epoch",
+    "init_args",
+    "trainer_name",
+    "inference_allowed_mirroring_axes",
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("trainer")
+    with use_workspace(root) as workspace:
+        raw = write_tiny_dataset(workspace.raw, num_cases=5)
+        planned = plan(PlanConfig(dataset=str(raw), scale="S", num_workers=0))
+        preprocess(PreprocessConfig(dataset=str(raw), plan_name=planned.plan_name, num_workers=0))
+        yield find_dataset(str(raw))
+
+
+@pytest.fixture
+def open_run(dataset, monkeypatch):
+    environment = engine_environment(dataset.workspace, num_workers=0)
+    environment.__enter__()
+
+    def make(**changes):
+        settings = TrainerSettings(**{"num_epochs": 2, "num_iterations": 1, "num_val_iterations": 1, **changes})
+        events = []
+        with engine_output(None):
+            trainer = open_trainer(
+                read_json(dataset.plan_file("stuSPlans")),
+                read_json(dataset.preprocessed / "dataset.json"),
+                configuration="3d_fullres",
+                fold=0,
+                device=torch.device("cpu"),
+                settings=settings,
+                listen=events.append,
+                is_stop_asked=lambda: False,
+            )
+        trainer.events = events
+        return trainer
+
+    yield make
+    environment.__exit__(None, None, None)
+
+
+def make_batch(trainer, *, value=0.0):
+    patch = trainer.configuration_manager.patch_size
+    data = torch.randn(2, 1, *patch) + value
+    sizes = [data.shape[2:]]
+    for stride in trainer.configuration_manager.pool_op_kernel_sizes[1:-1]:
+        sizes.append([size // step for size, step in zip(sizes[-1], stride, strict=True)])
+    target = [torch.randint(0, 3, (2, 1, *size)).float() for size in sizes]
+    return {"data": data, "target": target, "keys": ["case_000", "case_001"]}
+
+
+def test_the_class_has_the_stock_name_and_folder(open_run, dataset):
+    trainer = open_run()
+    assert type(trainer).__name__ == "nnUNetTrainer"
+    assert trainer.paths.folder == dataset.model_folder("stuSPlans", "3d_fullres") / "fold_0"
+
+
+def test_network_outputs_and_deep_supervision_targets_have_the_same_sizes(open_run):
+    trainer = open_run()
+    batch = make_batch(trainer)
+    outputs = trainer.network(batch["data"])
+    assert [tuple(output.shape[2:]) for output in outputs] == [tuple(t.shape[2:]) for t in batch["target"]]
+    assert len(trainer._get_deep_supervision_scales()) == 5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_lowers_the_loss_of_its_own_batch(open_run, precision):
+    trainer = open_run(precision=precision, seed=0)
+    trainer.network.train()
+    batch = make_batch(trainer)
+    losses = [float(trainer.train_step(batch)["loss"]) for _ in range(4)]
+    assert losses[-1] < losses[0]
+
+
+def test_a_non_finite_loss_leaves_the_weights_alone(open_run):
+    trainer = open_run()
+    trainer.network.train()
+    before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    batch = make_batch(trainer, value=float("nan"))
+    for _ in range(2):
+        assert np.isnan(trainer.train_step(batch)["loss"])
+    with pytest.raises(NonFiniteError, match="case_000, case_001"):
+        trainer.train_step(batch)
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.network.state_dict().items())
+
+
+def test_a_checkpoint_has_stock_keys_plain_values_and_the_settings(open_run):
+    trainer = open_run(learning_rate=0.02, seed=5)
+    trainer.network.train()
+    trainer.train_step(make_batch(trainer))
+    trainer.logger.log("mean_fg_dice", np.float64(0.5), 0)
+    trainer._best_ema = 0.5
+    path = trainer.paths.checkpoint("best")
+    trainer.save_checkpoint(str(path))
+    content = torch.load(path, weights_only=True)
+    assert set(content) == STOCK_KEYS | {"stu"}
+    assert content["trainer_name"] == "nnUNetTrainer"
+    assert content["init_args"]["configuration"] == "3d_fullres"
+    assert content["stu"]["settings"]["learning_rate"] == 0.02
+    assert content["stu"]["settings"]["seed"] == 5
+    assert content["logging"]["ema_fg_dice"] == [0.5]
+
+
+def test_weights_momentum_and_epoch_survive_a_checkpoint(open_run):
+    trainer = open_run(seed=1)
+    trainer.network.train()
+    trainer.train_step(make_batch(trainer))
+    trainer.current_epoch = 6
+    path = trainer.paths.checkpoint("latest")
+    trainer.save_checkpoint(str(path), is_epoch_done=False)
+    other = open_run(seed=2)
+    other.load_checkpoint(read_checkpoint(path))
+    assert other.current_epoch == 6
+    for ours, theirs in zip(trainer.network.parameters(), other.network.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    momentum, loaded = (
+        [state["momentum_buffer"] for state in each.optimizer.state.values()] for each in (trainer, other)
+    )
+    assert len(momentum) > 100
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(momentum, loaded, strict=True))
+
+
+def test_a_checkpoint_of_another_network_is_refused(open_run):
+    trainer = open_run()
+    path = trainer.paths.checkpoint("latest")
+    trainer.save_checkpoint(str(path))
+    content = read_checkpoint(path)
+    content["network_weights"] = {"conv.weight": torch.zeros(3)}
+    with pytest.raises(ModelError, match="does not fit the network"):
+        trainer.load_checkpoint(content)
+
+
+@pytest.mark.parametrize("ignore", [None, 3])
+def test_online_counts_equal_the_engines(ignore):
+    from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
+
+    class Labels:
+        has_regions = False
+        has_ignore_label = ignore is not None
+        ignore_label = ignore
+
+    torch.manual_seed(0)
+    output = torch.randn(2, 3, 5, 6, 7)
+    target = torch.randint(0, 3 if ignore is None else 4, (2, 1, 5, 6, 7))
+    mask = None if ignore is None else (target != ignore).float()
+    cleaned = torch.where(target == ignore, 0, target) if ignore is not None else target
+    predicted = torch.nn.functional.one_hot(output.argmax(1), 3).movedim(-1, 1)
+    tp, fp, fn, _ = get_tp_fp_fn_tn(predicted, cleaned, axes=[0, 2, 3, 4], mask=mask)
+    counts = count_matches(output, target, Labels)
+    assert counts["tp_hard"].tolist() == tp[1:].tolist()
+    assert counts["fp_hard"].tolist() == fp[1:].tolist()
+    assert counts["fn_hard"].tolist() == fn[1:].tolist()
+
+
+def test_online_counts_of_regions_leave_ignored_voxels_out():
+    class Labels:
+        has_regions = True
+        has_ignore_label = True
+
+    output = torch.full((1, 2, 1, 1, 4), 5.0)
+    target = torch.tensor([[[[[1, 1, 0, 0]]], [[[0, 0, 0, 1]]], [[[0, 1, 0, 0]]]]])[0][None, :, 0]
+    counts = count_matches(output, target.reshape(1, 3, 1, 1, 4), Labels)
+    assert counts["tp_hard"].tolist() == [1, 1]
+    assert counts["fp_hard"].tolist() == [2, 2]
+    assert counts["fn_hard"].tolist() == [0, 0]
+
+
+def test_summary_of_validations_is_what_stock_would_write(tmp_path):
+    from nnunetv2.evaluation.evaluate_predictions import load_summary_json
+
+    from stu_pipeline.nnunet.summary import summarise_cases, write_summary
+
+    def score(dice):
+        return {"metrics": {1: {"Dice": dice, "TP": 3}}, "reference_file": "r", "prediction_file": "p"}
+
+    write_summary(tmp_path / "summary.json", summarise_cases([score(0.5), score(1.0), score(float("nan"))]))
+    assert load_summary_json(str(tmp_path / "summary.json"))["mean"][1]["Dice"] == 0.75
+    assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["foreground_mean"]["TP"] == 3
