@@ -1,0 +1,1 @@
+"""Prediction: model folders, tiles, ensembles, and masks that are proven complete."""

@@ -1,0 +1,319 @@
+"""Find and open model folders: which folds are there, which may be used, and what the cascade before them is.
+
+Reads: `plans.json`, `dataset.json` and `fold_*/checkpoint_*.pth`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stu_pipeline.errors import DataError, ModelError, UsageError
+from stu_pipeline.nnunet.checkpoint import identify_checkpoint, read_checkpoint
+from stu_pipeline.nnunet.model import EngineModel, open_engine_model
+from stu_pipeline.prediction.config import Checkpoint, Folds
+from stu_pipeline.storage import read_json
+from stu_pipeline.workspace import RunPaths, fold_folder
+
+PLAN_FILE = "plans.json"
+DATASET_FILE = "dataset.json"
+_FOLD = re.compile(r"fold_(\d+|all)\Z")
+_OUR_PLAN = re.compile(r"stu([SBLH])Plans\Z")
+NAME_PARTS = 3
+_UNUSED_KEYS = ("optimizer_state", "grad_scaler_state")
+_RAM_SHARE = 0.25
+
+Fold = int | str
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FoldWeights:
+    """The weights of one fold."""
+
+    fold: Fold
+    path: Path
+    identity: str
+    """Changes with the content of the checkpoint."""
+    kept: Mapping[str, Any] | None
+    """None when there is too little RAM to keep the weights of all folds."""
+
+    def load(self) -> Mapping[str, Any]:
+        """Return the weights, from the checkpoint when they were not kept."""
+        if self.kept is not None:
+            return self.kept
+        weights: Mapping[str, Any] = read_checkpoint(self.path, without=_UNUSED_KEYS)["network_weights"]
+        return weights
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ModelFolder:
+    """An opened model folder: its plan and the folds that will be used."""
+
+    path: Path
+    model: EngineModel
+    folds: tuple[FoldWeights, ...]
+    mirror_axes: tuple[int, ...]
+    checkpoint: Checkpoint
+    notices: tuple[str, ...] = ()
+    """What the user should know, for example an unfinished fold in use."""
+    previous: ModelFolder | None = None
+    """The stage before a cascade."""
+
+    @property
+    def summary(self) -> str:
+        """One line: folder, folds and checkpoint."""
+        folds = ",".join(str(item.fold) for item in self.folds)
+        return f"{self.path.name} folds {folds} ({self.checkpoint})"
+
+    @property
+    def plan_file(self) -> Path:
+        """`plans.json`."""
+        return self.path / PLAN_FILE
+
+    @property
+    def dataset_file(self) -> Path:
+        """`dataset.json`."""
+        return self.path / DATASET_FILE
+
+
+def open_model_folder(
+    path: Path, folds: Folds = "auto", checkpoint: Checkpoint = "final", *, configuration: str | None = None
+) -> ModelFolder:
+    """Open a model folder of ours or of stock nnU-Net, every checkpoint verified.
+
+    Args:
+        path: the folder that holds `plans.json` and `fold_*`.
+        folds: `auto` takes every numbered fold that has the checkpoint, `fold_all` only when it is alone.
+        checkpoint: `final`; `best`; or `latest`, the newest state of each fold, finished or not.
+        configuration: what the model must be of; None takes what it is.
+
+    Raises:
+        ModelError: no such folder, no usable fold, damaged or foreign checkpoints, or a cascade without its
+            previous stage.
+        UsageError: the model is of another configuration.
+    """
+    _require_model_folder(path)
+    chosen = _choose_folds(path, folds, checkpoint)
+    files = {fold: _find_checkpoint(path, fold, checkpoint) for fold in chosen}
+    loaded = _read_folds(files)
+    name = _read_configuration(loaded, files)
+    if configuration is not None and name != configuration:
+        raise UsageError(f"model is of configuration '{name}', not '{configuration}'", where=path)
+    plan, dataset = _read_model_json(path / PLAN_FILE), _read_model_json(path / DATASET_FILE)
+    model = open_engine_model(plan, dataset, name, where=path / PLAN_FILE)
+    return ModelFolder(
+        path=path,
+        model=model,
+        folds=tuple(
+            FoldWeights(
+                fold=fold,
+                path=files[fold],
+                identity=identify_checkpoint(files[fold]),
+                kept=loaded[fold].get("network_weights"),
+            )
+            for fold in chosen
+        ),
+        mirror_axes=_read_mirror_axes(loaded[chosen[0]], model, files[chosen[0]]),
+        checkpoint=checkpoint,
+        notices=_list_notices(path, chosen, files, loaded, is_auto=folds == "auto"),
+        previous=_open_previous(path, model, chosen, checkpoint),
+    )
+
+
+def list_folds(path: Path) -> list[Fold]:
+    """List the folds that a model folder has, finished or not, numbers first."""
+    found: list[Fold] = []
+    for entry in path.iterdir():
+        if entry.is_dir() and (match := _FOLD.match(entry.name)):
+            found.append("all" if match[1] == "all" else int(match[1]))
+    return sorted(found, key=lambda fold: (fold == "all", 0 if isinstance(fold, str) else fold))
+
+
+def suggest_training(path: Path, fold: Fold = 0) -> str:
+    """Return the command that trains a fold of this model folder."""
+    _, plan, configuration = split_folder_name(path)
+    ours = _OUR_PLAN.match(plan)
+    which = f"--scale {ours[1]}" if ours else f"--plan {plan}"
+    which += f" --configuration {configuration}" if configuration != "3d_fullres" else ""
+    return f"stu train {path.parent.name} {which} --fold {fold}"
+
+
+def split_folder_name(path: Path) -> tuple[str, str, str]:
+    """Split `<trainer>__<plan>__<configuration>`.
+
+    Raises:
+        ModelError: the folder is not named so.
+    """
+    parts = path.name.split("__")
+    if len(parts) != NAME_PARTS:
+        raise ModelError(
+            f"'{path.name}' is not named '<trainer>__<plan>__<configuration>'",
+            where=path.parent,
+            hint="give the folder its original name",
+        )
+    return parts[0], parts[1], parts[2]
+
+
+def _require_model_folder(path: Path) -> None:
+    if not path.is_dir():
+        near = path.parent
+        found = sorted(entry.name for entry in near.iterdir() if entry.is_dir()) if near.is_dir() else []
+        listed = f", found: {', '.join(found[:8])}" if found else ""
+        raise ModelError(f"model folder '{path.name}' not found{listed}", where=near)
+    missing = [name for name in (PLAN_FILE, DATASET_FILE) if not (path / name).is_file()]
+    if not missing:
+        return
+    inside = sorted(entry.name for entry in path.iterdir() if (entry / PLAN_FILE).is_file())
+    raise ModelError(
+        f"'{path.name}' is not a model folder, missing: {', '.join(missing)}",
+        where=path,
+        hint=f"give one of the folders in it: {', '.join(inside[:8])}"
+        if inside
+        else "give the folder that holds fold_0",
+    )
+
+
+def _read_model_json(path: Path) -> dict[str, Any]:
+    try:
+        content = read_json(path)
+    except DataError as error:
+        raise ModelError(error.problem, where=error.where) from error
+    if not isinstance(content, dict):
+        raise ModelError(f"'{path.name}' must hold an object", where=path)
+    return content
+
+
+def _choose_folds(path: Path, folds: Folds, checkpoint: Checkpoint) -> list[Fold]:
+    there = list_folds(path)
+    usable = [fold for fold in there if _has_checkpoint(path, fold, checkpoint)]
+    if folds == "auto":
+        chosen = [fold for fold in usable if fold != "all"] or usable
+        if not chosen:
+            raise _explain_no_fold(path, there, checkpoint)
+        return chosen
+    for fold in folds:
+        if fold not in there:
+            listed = ", ".join(map(str, there)) or "none"
+            raise ModelError(
+                f"model has no fold {fold}, found: {listed}", where=path, hint=suggest_training(path, fold)
+            )
+        if fold not in usable:
+            raise _explain_no_fold(path, [fold], checkpoint)
+    return list(dict.fromkeys(folds))
+
+
+def _has_checkpoint(path: Path, fold: Fold, checkpoint: Checkpoint) -> bool:
+    return any(RunPaths(fold_folder(path, fold)).checkpoint(kind).is_file() for kind in _kinds(checkpoint))
+
+
+def _find_checkpoint(path: Path, fold: Fold, checkpoint: Checkpoint) -> Path:
+    places = [RunPaths(fold_folder(path, fold)).checkpoint(kind) for kind in _kinds(checkpoint)]
+    return next(place for place in places if place.is_file())
+
+
+def _kinds(checkpoint: Checkpoint) -> tuple[str, ...]:
+    # A finished fold has no "latest" any more; its final state is its newest.
+    return ("final", "latest") if checkpoint == "latest" else (checkpoint,)
+
+
+def _explain_no_fold(path: Path, there: list[Fold], checkpoint: Checkpoint) -> ModelError:
+    for fold in there:
+        run = RunPaths(fold_folder(path, fold))
+        for kind in ("latest", "best", "final"):
+            if kind != checkpoint and run.checkpoint(kind).is_file():
+                return ModelError(
+                    f"fold {fold} {_describe_progress(run.checkpoint(kind))}, so it cannot be used for prediction"
+                    if checkpoint == "final"
+                    else f"fold {fold} has no '{checkpoint}' checkpoint, found: {kind}",
+                    where=path,
+                    hint=f"{suggest_training(path, fold)}, or use it as it is with --checkpoint {kind}",
+                )
+    return ModelError("model has no checkpoint yet", where=path, hint=suggest_training(path, there[0] if there else 0))
+
+
+def _describe_progress(file: Path) -> str:
+    checkpoint = read_checkpoint(file, without=("network_weights", *_UNUSED_KEYS))
+    epoch = checkpoint.get("current_epoch")
+    if not isinstance(epoch, int):
+        return "is not finished"
+    # Only our own checkpoints say how many epochs were wanted.
+    settings = (checkpoint.get("stu") or {}).get("settings") or {}
+    return f"stopped at epoch {epoch}" + (f" of {settings['num_epochs']}" if "num_epochs" in settings else "")
+
+
+def _read_folds(files: Mapping[Fold, Path]) -> dict[Fold, dict[str, Any]]:
+    """Read and verify every checkpoint; beyond a share of the RAM the weights are dropped again."""
+    budget = measure_ram_bytes() * _RAM_SHARE
+    loaded: dict[Fold, dict[str, Any]] = {}
+    for fold, file in files.items():
+        checkpoint = read_checkpoint(file, without=_UNUSED_KEYS)
+        budget -= sum(tensor.nbytes for tensor in checkpoint["network_weights"].values())
+        if loaded and budget < 0:
+            del checkpoint["network_weights"]
+        loaded[fold] = checkpoint
+    return loaded
+
+
+def measure_ram_bytes() -> int:
+    """Return the machine's RAM."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _read_configuration(loaded: Mapping[Fold, dict[str, Any]], files: Mapping[Fold, Path]) -> str:
+    names = {}
+    for fold, checkpoint in loaded.items():
+        arguments = checkpoint["init_args"]
+        name = arguments.get("configuration") if isinstance(arguments, dict) else None
+        if not isinstance(name, str):
+            raise ModelError("checkpoint does not say its configuration", where=files[fold])
+        names[fold] = name
+    if len(set(names.values())) > 1:
+        listed = ", ".join(f"fold {fold} is {name}" for fold, name in names.items())
+        raise ModelError(
+            f"folds are of different configurations: {listed}", where=next(iter(files.values())).parents[1]
+        )
+    return next(iter(names.values()))
+
+
+def _read_mirror_axes(checkpoint: Mapping[str, Any], model: EngineModel, file: Path) -> tuple[int, ...]:
+    axes = checkpoint.get("inference_allowed_mirroring_axes") or ()
+    num_axes = len(model.patch_voxels)
+    if not isinstance(axes, (list, tuple)) or any(axis not in range(num_axes) for axis in axes):
+        raise ModelError(f"checkpoint mirrors the axes '{axes}', the network has {num_axes}", where=file)
+    return tuple(sorted({int(axis) for axis in axes}))
+
+
+def _list_notices(
+    path: Path, chosen: list[Fold], files: Mapping[Fold, Path], loaded: Mapping[Fold, dict[str, Any]], *, is_auto: bool
+) -> tuple[str, ...]:
+    notices = []
+    for fold in chosen:
+        if not RunPaths(fold_folder(path, fold)).checkpoint("final").is_file():
+            epoch = loaded[fold].get("current_epoch")
+            notices.append(f"fold {fold} is not finished; its {files[fold].name} is of epoch {epoch}")
+    left_out = [fold for fold in list_folds(path) if fold not in (*chosen, "all")] if is_auto else []
+    if left_out:
+        notices.append(f"left out of '{path.name}': fold {', '.join(map(str, left_out))}")
+    return tuple(notices)
+
+
+def _open_previous(path: Path, model: EngineModel, folds: list[Fold], checkpoint: Checkpoint) -> ModelFolder | None:
+    stage = model.previous_stage
+    if stage is None:
+        return None
+    trainer, plan, _ = split_folder_name(path)
+    sibling = path.with_name(f"{trainer}__{plan}__{stage}")
+    if not sibling.is_dir():
+        raise ModelError(
+            f"the cascade needs its previous stage, '{sibling.name}' not found",
+            where=path.parent,
+            hint=suggest_training(sibling, folds[0]),
+        )
+    previous = open_model_folder(sibling, tuple(folds), checkpoint)  # type: ignore[arg-type]  # int or "all"
+    if previous.model.dataset.labels != model.dataset.labels:
+        raise ModelError(f"the previous stage '{sibling.name}' has other labels than the cascade", where=path.parent)
+    return previous

@@ -1,0 +1,58 @@
+"""Where masks go, and the names that are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stu_pipeline.datasets.cases import Case
+from stu_pipeline.errors import UsageError
+from stu_pipeline.prediction.outputs import choose_outputs
+
+
+def make_cases(folder: Path, *names: str) -> list[Case]:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return [Case(id=name.split(".")[0].removesuffix("_0000"), image_files=(folder / name,)) for name in names]
+
+
+def test_masks_are_named_after_their_images(tmp_path: Path):
+    cases = make_cases(tmp_path / "in", "a_0000.nii.gz", "b.NRRD")
+    outputs = choose_outputs(tmp_path / "in", tmp_path / "out", cases)
+    assert outputs.masks == {"a": tmp_path / "out" / "a.nii.gz", "b": tmp_path / "out" / "b.nrrd"}
+    assert outputs.probabilities("a") == tmp_path / "out" / "a.npz"
+    assert outputs.report == tmp_path / "out" / "predictions.json"
+
+
+def test_one_file_may_be_named(tmp_path: Path):
+    cases = make_cases(tmp_path / "in", "a_0000.nii.gz")
+    outputs = choose_outputs(tmp_path / "in" / "a_0000.nii.gz", tmp_path / "x.nii.gz", cases)
+    assert outputs.masks == {"a": tmp_path / "x.nii.gz"}
+    assert outputs.report is None
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "message"),
+    [
+        ("in", "x.nii.gz", "is a file name, but the input is a folder"),
+        ("in/a.nii.gz", "x.nrrd", r"output ends in \.nrrd, the input in \.nii\.gz"),
+        ("in", "in", "output is the input folder"),
+        ("in", "in/../in", "output is the input folder"),
+        ("in", "note.txt", "is a file, expected a folder"),
+        ("in/a.nii.gz", "in/a.nii.gz", "would replace an input"),
+    ],
+)
+def test_outputs_that_cannot_be_meant_are_refused(tmp_path: Path, source: str, output: str, message: str):
+    cases = make_cases(tmp_path / "in", "a.nii.gz")
+    (tmp_path / "note.txt").touch()
+    with pytest.raises(UsageError, match=message):
+        choose_outputs(tmp_path / source, tmp_path / output, cases)
+
+
+@pytest.mark.parametrize("name", ["plans", "predictions", "run", "Dataset"])
+def test_names_of_the_report_are_reserved(tmp_path: Path, name: str):
+    cases = make_cases(tmp_path / "in", f"{name}.nii.gz")
+    with pytest.raises(UsageError, match="belongs to the report"):
+        choose_outputs(tmp_path / "in", tmp_path / "out", cases)
