@@ -171,5 +171,5 @@ def _make_weights(
     weights = network.state_dict()
     for name, tensor in weights.items():
         if ".seg_layers." in name and name.endswith("weight"):
-            tensor -= tensor.mean(dim=1, keepdim=True)  # else one label would win everywhere
+            tensor.sub_(tensor.mean(dim=1, keepdim=True))  # else one label would win everywhere
     return weights

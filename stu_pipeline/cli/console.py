@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -34,6 +35,9 @@ class Console:
         self.verbosity = verbosity
         # A copy of stderr: the engine's own output is redirected away from descriptor 2 while it works.
         self._talk = _duplicate(sys.stderr)
+        if self._talk is not sys.stderr:
+            # Commands also run inside other programs, which should not lose a descriptor each time.
+            weakref.finalize(self, self._talk.close)
         self._bar: Bar | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last_plain: dict[str, float] = {}

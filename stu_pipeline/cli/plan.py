@@ -29,6 +29,12 @@ EPILOG = """Examples:
 
   stu plan 4 --scale L --gpu-memory 24 --dry-run
 """
+_SOURCES = {
+    "given": "as given",
+    "plan": "as in the existing plan, --gpu-memory changes it",
+    "detected": "of this machine's GPU",
+    "default": "no GPU found, --gpu-memory changes it",
+}
 
 
 def plan_command(
@@ -69,6 +75,7 @@ def plan_command(
         gpu_memory_gib=gpu_memory,
         pretrained=pretrained,
         plan_name=plan,
+        configurations=tuple(configuration or ()),
         dry_run=dry_run,
         force=force,
         num_workers=workers,
@@ -79,20 +86,27 @@ def plan_command(
     show_plan(console, result)
     preprocessed = None
     if preprocess and not dry_run:
-        preprocessed = _preprocess(console, config, result, tuple(configuration or ()))
+        preprocessed = _preprocess(console, config, result)
     document = {"plan": result, "preprocess": preprocessed}
     console.finish(document, next_command=name_next_command(config, result))
 
 
 def show_plan(console: Console, result: PlanResult) -> None:
     """Show the table of scales, the reasons, the forecast and where the files go."""
-    source = {
-        "given": "as given",
-        "detected": "of this machine's GPU",
-        "default": "no GPU found, --gpu-memory changes it",
-        "plan": "as in the existing plan, --gpu-memory changes it",
-    }
-    memory = f"{result.gpu_memory_gib:.1f} GiB GPU memory ({source[result.gpu_memory_source]})"
+    _show_scales(console, result)
+    console.show("")
+    _show_configurations(console, result)
+    console.show("")
+    console.show(f"plan ({result.action}): {result.plan_file}")
+    console.show(f"preprocessed data: {result.preprocessed_folder}")
+    console.show(f"results: {result.results_folder}")
+    roots = (result.preprocessed_folder.parent, result.results_folder.parent)
+    if roots[0].parent == roots[1].parent:
+        console.show(f"workspace: {roots[0].parent} (nnUNet_preprocessed and nnUNet_results choose other places)")
+
+
+def _show_scales(console: Console, result: PlanResult) -> None:
+    memory = f"{result.gpu_memory_gib:.1f} GiB GPU memory ({_SOURCES[result.gpu_memory_source]})"
     rows = [
         [
             ("* " if row.is_chosen else "  ") + row.scale,
@@ -105,27 +119,29 @@ def show_plan(console: Console, result: PlanResult) -> None:
         ]
         for row in result.choice.rows
     ]
-    columns = ["scale", "patch", "batch", "parameters", "VRAM GiB", "fits", "why"]
-    console.show_table(f"{result.dataset}, {result.default_configuration}, {memory}", columns, rows)
+    console.show(f"{result.dataset}, {result.default_configuration}, {memory}")
+    console.show_table("", ["scale", "patch", "batch", "parameters", "VRAM GiB", "fits", "why"], rows)
     console.show(f"chosen: {result.choice.reason}")
     for line in result.choice.alternatives:
         console.show(f"  {line}")
-    console.show("")
+
+
+def _show_configurations(console: Console, result: PlanResult) -> None:
     rows = [
-        [item.name, _by(item.patch), str(item.batch), _spacing(item.spacing_mm), f"{item.vram_gib:.1f}",
-         f"{item.disk_gib:.2f}", item.data_identifier]
+        [
+            item.name,
+            _by(item.patch),
+            str(item.batch),
+            _spacing(item.spacing_mm),
+            f"{item.vram_gib:.1f}",
+            f"{item.disk_gib:.2f}",
+            item.data_identifier,
+        ]
         for item in result.configurations
-    ]  # fmt: skip
-    columns = ["configuration", "patch", "batch", "spacing mm", "VRAM GiB", "disk GiB", "data"]
-    console.show_table(f"plan {result.plan_name}, {result.num_cases} cases", columns, rows)
+    ]
+    console.show(f"plan {result.plan_name}, {result.num_cases} case{'s' * (result.num_cases != 1)}")
+    console.show_table("", ["configuration", "patch", "batch", "spacing mm", "VRAM GiB", "disk GiB", "data"], rows)
     console.show(f"forecast of VRAM: {result.forecast_status}")
-    console.show("")
-    console.show(f"plan ({result.action}): {result.plan_file}")
-    console.show(f"preprocessed data: {result.preprocessed_folder}")
-    console.show(f"results: {result.results_folder}")
-    roots = (result.preprocessed_folder.parent, result.results_folder.parent)
-    if roots[0].parent == roots[1].parent:
-        console.show(f"workspace: {roots[0].parent} (nnUNet_preprocessed and nnUNet_results choose other places)")
 
 
 def name_next_command(config: PlanConfig, result: PlanResult) -> str:
@@ -137,16 +153,14 @@ def name_next_command(config: PlanConfig, result: PlanResult) -> str:
     return f"stu train {config.dataset} {chosen} --fold 0"
 
 
-def _preprocess(
-    console: Console, config: PlanConfig, result: PlanResult, configurations: tuple[str, ...]
-) -> PreprocessResult:
+def _preprocess(console: Console, config: PlanConfig, result: PlanResult) -> PreprocessResult:
     from stu_pipeline import PreprocessConfig, preprocess
 
     done = preprocess(
         PreprocessConfig(
             dataset=config.dataset,
             plan_name=result.plan_name,
-            configurations=configurations or (result.default_configuration,),
+            configurations=config.configurations or (result.default_configuration,),
             num_workers=config.num_workers,
             force=config.force,
         ),

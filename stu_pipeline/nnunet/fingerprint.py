@@ -65,7 +65,7 @@ def extract_fingerprint(
         listen: receives one `Progress` per case.
 
     Returns:
-        The content of `dataset_fingerprint.json`, plain JSON values; lists are in the order of `cases`.
+        The content of `dataset_fingerprint.json`; lists are in the order of `cases`.
 
     Raises:
         DataError: cases that nnU-Net cannot read (all of them named), or no foreground at all.

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from stu_pipeline.datasets.dataset_json import DatasetJson, parse_dataset_json
@@ -89,23 +91,20 @@ class EngineModel:
 def open_engine_model(
     plan: Mapping[str, Any], dataset_json: Mapping[str, Any], configuration: str, *, where: Path
 ) -> EngineModel:
-    """Check a plan and its `dataset.json` and make a model of one configuration. Neither input is changed.
+    """Check a plan with its `dataset.json` and open one configuration. Neither input is changed.
 
     Args:
         plan: content of `plans.json`; older forms of nnU-Net 2 are understood.
-        dataset_json: content of the model folder's `dataset.json`.
+        dataset_json: content of the `dataset.json` beside it.
         configuration: for example `3d_fullres`.
-        where: the plan file, for messages.
+        where: the plan file.
 
     Raises:
         ModelError: keys are missing, or a name is not on the closed lists.
     """
-    from nnunetv2.utilities.label_handling.label_handling import LabelManager
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
     content: dict[str, Any] = copy.deepcopy(dict(plan))
     content.setdefault("label_manager", "LabelManager")  # nnU-Net would print about it
-    raise_plan_problems([f"key '{key}' is missing" for key in _PLAN_KEYS if key not in content], where)
+    _require_keys(content, _PLAN_KEYS, where)
     dataset = _parse_dataset(dataset_json, where)
     try:
         plans = PlansManager(content)
@@ -115,8 +114,7 @@ def open_engine_model(
         labels = LabelManager(dict(dataset.raw["labels"]), dataset.raw.get("regions_class_order"))
     except _BUILD_ERRORS as error:
         raise ModelError(f"plan has no usable configuration '{configuration}': {error}", where=where) from error
-    missing = [f"{configuration} lacks '{key}'" for key in _CONFIGURATION_KEYS if key not in manager.configuration]
-    raise_plan_problems(missing, where)
+    _require_keys(manager.configuration, _CONFIGURATION_KEYS, where)
     require_known_names(content, manager.configuration, where)
     _require_sane_numbers(content, manager.configuration, where)
     return EngineModel(
@@ -199,6 +197,10 @@ def require_fitting_weights(network: nn.Module, weights: Mapping[str, torch.Tens
 def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     """Copy weights into a network; wrapper prefixes of DDP and torch.compile are dropped."""
     network.load_state_dict({_WRAPPER.sub("", name): tensor for name, tensor in weights.items()})
+
+
+def _require_keys(content: Mapping[str, Any], keys: tuple[str, ...], where: Path) -> None:
+    raise_plan_problems([f"key '{key}' is missing" for key in keys if key not in content], where)
 
 
 def _parse_dataset(dataset_json: Mapping[str, Any], where: Path) -> DatasetJson:

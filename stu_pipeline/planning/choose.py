@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import stu_pipeline
 from stu_pipeline.datasets.dataset_json import DatasetJson
+from stu_pipeline.errors import UsageError
 from stu_pipeline.networks.scales import SCALES
 from stu_pipeline.planfile import DEFAULT_CONFIGURATIONS, require_plan_name
 from stu_pipeline.planning.budget import Budget
@@ -29,6 +29,19 @@ _COMPRESSION = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlanInput:
+    """What a plan is made from: a checked dataset and its fingerprint."""
+
+    dataset: DatasetPaths
+    dataset_json: DatasetJson
+    fingerprint: Mapping[str, Any]
+    num_cases: int
+    reader_name: str
+    log_path: Path | None = None
+    """Where the engine's words go; None drops them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
     """A plan ready to be written, and the story behind it."""
 
@@ -41,35 +54,18 @@ class Proposal:
     notices: tuple[str, ...]
 
 
-def propose(
-    dataset: DatasetPaths,
-    dataset_json: DatasetJson,
-    fingerprint: Mapping[str, Any],
-    *,
-    config: PlanConfig,
-    num_cases: int,
-    reader_name: str,
-    budget: Budget,
-    log_path: Path | None = None,
-) -> Proposal:
+def propose(given: PlanInput, *, config: PlanConfig, budget: Budget) -> Proposal:
     """Decide everything a plan says. Reads an existing plan and manifests; writes nothing.
 
     Raises:
         MemoryLimitError: the scale does not fit.
+        UsageError: a configuration that was asked for is not planned for images of this size.
         DataError: nnU-Net cannot plan for this dataset.
     """
-    from stu_pipeline.nnunet.planner import draft_plan
-
-    draft = draft_plan(
-        dataset.name,
-        dataset_json.raw,
-        fingerprint,
-        num_cases=num_cases,
-        reader_name=reader_name,
-        log_path=log_path,
-    )
+    draft = _draft(given)
     model = read_memory_model()
-    demands = read_demands(draft, num_channels=dataset_json.num_channels, num_classes=count_outputs(dataset_json))
+    num_channels = given.dataset_json.num_channels
+    demands = read_demands(draft, num_channels=num_channels, num_classes=count_outputs(given.dataset_json))
     main = find_default(demands)
     choice = choose_scale(
         model,
@@ -80,26 +76,13 @@ def propose(
         rules=read_knowledge("scale_choice.json"),
     )
     fits = _fit_all(model, demands, choice, budget.memory_gib)
-    plan_name = require_plan_name(config.plan_name or SCALES[choice.scale].plan_name)
-    existing = read_existing(dataset, plan_name)
-    identifiers = {
-        name: choose_data_identifier(dataset, draft, name, plan_name=plan_name, existing=existing) for name in fits
-    }
-    raw = build_plan(draft, fits, plan_name=plan_name, identifiers=identifiers)
-    forecasts = tuple(_forecast(fit, identifiers[name], raw, num_cases=num_cases) for name, fit in fits.items())
-    story = {
-        "reason": choice.reason,
-        "alternatives": list(choice.alternatives),
-        "forecast": {
-            item.name: {"vram_gib": item.vram_gib, "num_parameters": item.num_parameters, "disk_gib": item.disk_gib}
-            for item in forecasts
-        },
-        "forecast_status": model.status,
-    }
-    add_story(raw, scale=choice.scale, version=stu_pipeline.__version__, budget=budget, story=story)
+    raw = _assemble(given, draft, fits, plan_name=config.plan_name or SCALES[choice.scale].plan_name)
+    _require_configurations(raw, config)
+    forecasts = tuple(_forecast(fit, raw, num_cases=given.num_cases) for fit in fits.values())
+    add_story(raw, choice=choice, budget=budget, forecasts=forecasts, forecast_status=model.status)
     return Proposal(
-        plan_name=plan_name,
-        raw=keep_custom_configurations(raw, existing),
+        plan_name=raw["plans_name"],
+        raw=raw,
         choice=choice,
         forecasts=forecasts,
         default_configuration=main,
@@ -120,6 +103,41 @@ def find_default(demands: Mapping[str, Demand]) -> str:
     return next(name for name in DEFAULT_CONFIGURATIONS if name in demands)
 
 
+def _draft(given: PlanInput) -> dict[str, Any]:
+    from stu_pipeline.nnunet.planner import draft_plan
+
+    return draft_plan(
+        given.dataset.name,
+        given.dataset_json.raw,
+        given.fingerprint,
+        num_cases=given.num_cases,
+        reader_name=given.reader_name,
+        log_path=given.log_path,
+    )
+
+
+def _assemble(given: PlanInput, draft: Mapping[str, Any], fits: Mapping[str, Fit], *, plan_name: str) -> dict[str, Any]:
+    require_plan_name(plan_name)
+    existing = read_existing(given.dataset, plan_name)
+    identifiers = {
+        name: choose_data_identifier(given.dataset, draft, name, plan_name=plan_name, existing=existing)
+        for name in fits
+    }
+    plan = build_plan(draft, fits, plan_name=plan_name, identifiers=identifiers)
+    return keep_custom_configurations(plan, existing)
+
+
+def _require_configurations(plan: Mapping[str, Any], config: PlanConfig) -> None:
+    planned = list(plan["configurations"])
+    missing = [name for name in config.configurations if name not in planned]
+    if missing:
+        low = "; low resolution and cascade are planned for large images only" if missing[0].startswith("3d") else ""
+        raise UsageError(
+            f"no configuration '{missing[0]}' for '{plan['dataset_name']}', planned: {', '.join(planned)}{low}",
+            hint=f"--configuration {planned[-1]}",
+        )
+
+
 def _fit_all(
     model: MemoryModel, demands: Mapping[str, Demand], choice: ScaleChoice, memory_gib: float
 ) -> dict[str, Fit]:
@@ -130,7 +148,7 @@ def _fit_all(
     return fits
 
 
-def _forecast(fit: Fit, identifier: str, plan: Mapping[str, Any], *, num_cases: int) -> ConfigurationForecast:
+def _forecast(fit: Fit, plan: Mapping[str, Any], *, num_cases: int) -> ConfigurationForecast:
     demand = fit.demand
     voxels = math.prod(demand.median_shape)
     if len(demand.patch) == 2:
@@ -144,7 +162,7 @@ def _forecast(fit: Fit, identifier: str, plan: Mapping[str, Any], *, num_cases: 
         spacing_mm=demand.spacing_mm,
         num_parameters=fit.num_parameters,
         vram_gib=round(fit.forecast_gib, 2),
-        data_identifier=identifier,
+        data_identifier=plan["configurations"][demand.configuration]["data_identifier"],
         disk_gib=round(voxels * per_voxel * num_cases * _COMPRESSION / 2**30, 3),
     )
 

@@ -32,6 +32,8 @@ class PlanConfig:
     """Weights the training will start from; decides the automatic scale."""
     plan_name: str | None = None
     """None names the plan by its scale, for example 'stuBPlans'. An existing plan of that name keeps its scale."""
+    configurations: tuple[str, ...] = ()
+    """Configurations that the plan must have; empty asks for none in particular."""
     dry_run: bool = False
     """Write nothing."""
     force: bool = False

@@ -6,10 +6,11 @@ Every name in the result but the network class is one of nnU-Net's own, so stock
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from stu_pipeline.networks.scales import SCALES, Scale
+import stu_pipeline
+from stu_pipeline.networks.scales import SCALES
 from stu_pipeline.plan_architecture import NETWORK_CLASS
 from stu_pipeline.planfile import PLAN_SCHEMA, STU_KEY
 from stu_pipeline.planning.fit import Demand, Fit
@@ -17,6 +18,8 @@ from stu_pipeline.planning.topology import fit_strides, round_patch_up
 
 if TYPE_CHECKING:
     from stu_pipeline.planning.budget import Budget
+    from stu_pipeline.planning.config import ConfigurationForecast
+    from stu_pipeline.planning.scale_choice import ScaleChoice
 
 # nnU-Net's planner makes these; other names in an existing plan are the user's.
 PLANNED_NAMES = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
@@ -83,18 +86,28 @@ def build_architecture(fit: Fit) -> dict[str, Any]:
 
 
 def add_story(
-    plan: dict[str, Any], *, scale: Scale, version: str, budget: Budget, story: Mapping[str, Any]
-) -> dict[str, Any]:
+    plan: dict[str, Any],
+    *,
+    choice: ScaleChoice,
+    budget: Budget,
+    forecasts: Sequence[ConfigurationForecast],
+    forecast_status: str,
+) -> None:
     """Add our own block: what was chosen, for which memory and why. nnU-Net ignores it."""
     plan[STU_KEY] = {
         "schema": PLAN_SCHEMA,
-        "version": version,
-        "scale": scale,
+        "version": stu_pipeline.__version__,
+        "scale": choice.scale,
         "gpu_memory_gib": budget.memory_gib,
         "gpu_memory_source": budget.source,
-        **story,
+        "reason": choice.reason,
+        "alternatives": list(choice.alternatives),
+        "forecast": {
+            item.name: {"vram_gib": item.vram_gib, "num_parameters": item.num_parameters, "disk_gib": item.disk_gib}
+            for item in forecasts
+        },
+        "forecast_status": forecast_status,
     }
-    return plan
 
 
 def keep_custom_configurations(plan: dict[str, Any], existing: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -7,13 +7,15 @@ Writes: both, atomically; the manifest last, so that a fingerprint with a manife
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stu_pipeline.datasets.cases import Case
+from stu_pipeline.datasets.dataset_json import DatasetJson
 from stu_pipeline.errors import DataError
 from stu_pipeline.log import Listener, Notice, ignore_events
 from stu_pipeline.storage import read_json, write_json
@@ -30,44 +32,50 @@ _SAMPLES_PER_VOXEL = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FingerprintSources:
-    """What a fingerprint is measured from: the reader and a signature per case."""
+class Fingerprint:
+    """The content of `dataset_fingerprint.json`, and the nnU-Net reader it was measured with."""
 
+    content: dict[str, Any]
     reader_name: str
-    cases: dict[str, str]
 
 
-def sign_cases(cases: Sequence[Case], reader_name: str) -> FingerprintSources:
-    """Sign every file of every case by its size and the SHA-256 of its first and last 64 KiB."""
-    return FingerprintSources(reader_name=reader_name, cases={case.id: _sign_case(case) for case in cases})
+def sign_sources(cases: Sequence[Case], dataset_json: DatasetJson) -> dict[str, Any]:
+    """Describe what a fingerprint is measured from.
+
+    Every file of every case counts by its size and the SHA-256 of its first and last 64 KiB.
+    """
+    return {
+        "file_ending": dataset_json.file_ending,
+        "wanted_reader": dataset_json.raw.get("overwrite_image_reader_writer"),
+        "num_channels": dataset_json.num_channels,
+        "cases": {case.id: _sign_case(case) for case in sorted(cases, key=lambda case: case.id)},
+    }
 
 
-def find_fingerprint(dataset: DatasetPaths, sources: FingerprintSources) -> dict[str, Any] | None:
+def find_fingerprint(dataset: DatasetPaths, sources: Mapping[str, Any]) -> Fingerprint | None:
     """Return the stored fingerprint when it was measured from exactly these files, else None."""
-    manifest_path = dataset.preprocessed / MANIFEST_NAME
-    if not dataset.fingerprint.is_file() or not manifest_path.is_file():
+    manifest = _read_or_none(dataset.preprocessed / MANIFEST_NAME)
+    content = _read_or_none(dataset.fingerprint)
+    if not isinstance(manifest, dict) or not isinstance(content, dict) or "reader_name" not in manifest:
         return None
-    try:
-        manifest, fingerprint = read_json(manifest_path), read_json(dataset.fingerprint)
-    except DataError:
-        return None
-    return fingerprint if manifest == _describe(sources, fingerprint) else None
+    found = Fingerprint(content=content, reader_name=manifest["reader_name"])
+    return found if manifest == _describe(found, sources) else None
 
 
 def measure_fingerprint(
     cases: Sequence[Case],
-    sources: FingerprintSources,
+    dataset_json: DatasetJson,
     *,
     num_voxels: int,
     num_workers: int,
     log_path: Path | None = None,
     listen: Listener = ignore_events,
-) -> dict[str, Any]:
+) -> Fingerprint:
     """Measure the fingerprint with nnU-Net's analysis. Writes nothing.
 
     Args:
-        cases: the training cases.
-        sources: their signatures and the reader.
+        cases: the training cases, checked before: readers say little about damaged files.
+        dataset_json: the dataset's description.
         num_voxels: image voxels in all; toy data is not sampled a hundred million times.
         num_workers: processes; with less than two the work is done here.
         log_path: where the engine's words go.
@@ -78,28 +86,31 @@ def measure_fingerprint(
         MemoryLimitError: a worker died.
     """
     from stu_pipeline.nnunet.fingerprint import NUM_SAMPLES, extract_fingerprint
+    from stu_pipeline.nnunet.planner import find_reader_name
 
-    return extract_fingerprint(
+    reader_name = find_reader_name(dataset_json.raw, cases[0].image_files[0], log_path=log_path)
+    content = extract_fingerprint(
         cases,
-        sources.reader_name,
+        reader_name,
         num_workers=num_workers,
         num_samples=min(NUM_SAMPLES, _SAMPLES_PER_VOXEL * num_voxels),
         log_path=log_path,
         listen=listen,
     )
+    return Fingerprint(content=content, reader_name=reader_name)
 
 
 def store_fingerprint(
-    dataset: DatasetPaths, fingerprint: dict[str, Any], sources: FingerprintSources, *, listen: Listener = ignore_events
+    dataset: DatasetPaths, fingerprint: Fingerprint, sources: Mapping[str, Any], *, listen: Listener = ignore_events
 ) -> None:
     """Write a fingerprint and what it was measured from. Writing what is there already does nothing."""
     path = dataset.fingerprint
     if find_fingerprint(dataset, sources) == fingerprint:
         return
-    if path.is_file() and _read_or_none(path) != fingerprint:
+    if path.is_file() and _read_or_none(path) != fingerprint.content:
         listen(Notice(text="the dataset has changed since its fingerprint was measured: measured again"))
-    write_json(path, fingerprint)
-    write_json(dataset.preprocessed / MANIFEST_NAME, _describe(sources, fingerprint))
+    write_json(path, fingerprint.content)
+    write_json(dataset.preprocessed / MANIFEST_NAME, _describe(fingerprint, sources))
 
 
 def choose_num_workers(wanted: int | None, cases: Sequence[Case]) -> int:
@@ -136,14 +147,14 @@ def _sign_file(path: Path) -> str:
     return f"{size}:{digest.hexdigest()}"
 
 
-def _describe(sources: FingerprintSources, fingerprint: dict[str, Any]) -> dict[str, Any]:
-    # The fingerprint's own hash: another tool may have replaced the file since.
-    text = repr(sorted(fingerprint.items()))
+def _describe(fingerprint: Fingerprint, sources: Mapping[str, Any]) -> dict[str, Any]:
+    # The content's own hash: another tool may have replaced the file since.
+    text = json.dumps(fingerprint.content, sort_keys=True)
     return {
         "schema": _SCHEMA,
-        "reader": sources.reader_name,
+        "reader_name": fingerprint.reader_name,
         "fingerprint_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "cases": dict(sorted(sources.cases.items())),
+        "sources": dict(sources),
     }
 
 

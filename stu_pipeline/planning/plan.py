@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stu_pipeline.datasets.cases import Case, list_training_cases
-from stu_pipeline.datasets.dataset_json import DatasetJson, read_dataset_json
+from stu_pipeline.datasets.cases import list_training_cases
+from stu_pipeline.datasets.dataset_json import read_dataset_json
 from stu_pipeline.errors import DataError
 from stu_pipeline.log import Listener, Notice, Progress, ignore_events, log_to_file
-from stu_pipeline.planning.budget import choose_budget
-from stu_pipeline.planning.choose import Proposal, propose
+from stu_pipeline.planning.budget import Budget, choose_budget
+from stu_pipeline.planning.choose import PlanInput, Proposal, propose
 from stu_pipeline.planning.config import Action, PlanConfig, PlanResult
 from stu_pipeline.planning.fingerprint import (
-    FingerprintSources,
+    Fingerprint,
     choose_num_workers,
     find_fingerprint,
     measure_fingerprint,
-    sign_cases,
+    sign_sources,
     store_fingerprint,
 )
 from stu_pipeline.planning.writing import decide_action, prepare_folder, read_existing, write_plan
@@ -36,14 +36,13 @@ _logger = logging.getLogger("stu_pipeline.planning")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Input:
-    """A checked dataset and its fingerprint."""
+class _Checked:
+    """A checked dataset: the planner's input, and what its fingerprint was measured from."""
 
-    dataset: DatasetPaths
-    dataset_json: DatasetJson
-    cases: list[Case]
-    sources: FingerprintSources
-    fingerprint: dict[str, Any]
+    given: PlanInput
+    case_ids: list[str]
+    fingerprint: Fingerprint
+    sources: dict[str, Any]
 
 
 def plan(config: PlanConfig, *, listen: Listener = ignore_events) -> PlanResult:
@@ -67,38 +66,14 @@ def plan(config: PlanConfig, *, listen: Listener = ignore_events) -> PlanResult:
             hint="set nnUNet_raw, or give the dataset's path",
         )
     with _open_folder(dataset, config) as log_path:
-        given = _read_input(dataset, config, log_path, listen)
+        checked = _read_input(dataset, config, log_path, listen)
         budget = choose_budget(dataset, config)
-        proposal = propose(
-            dataset,
-            given.dataset_json,
-            given.fingerprint,
-            config=config,
-            num_cases=len(given.cases),
-            reader_name=given.sources.reader_name,
-            budget=budget,
-            log_path=log_path,
-        )
+        proposal = propose(checked.given, config=config, budget=budget)
         for text in proposal.notices:
             listen(Notice(text=text, is_warning=True))
-        action = _write(given, proposal, config, listen)
+        action = _write(checked, proposal, config, listen)
     _logger.info("planned %s: %s", dataset.name, proposal.choice.reason)
-    return PlanResult(
-        dataset=dataset.name,
-        num_cases=len(given.cases),
-        plan_name=proposal.plan_name,
-        plan_file=dataset.plan_file(proposal.plan_name),
-        action=action,
-        choice=proposal.choice,
-        gpu_memory_gib=budget.memory_gib,
-        gpu_memory_source=budget.source,
-        configurations=proposal.forecasts,
-        default_configuration=proposal.default_configuration,
-        forecast_status=proposal.forecast_status,
-        raw_folder=dataset.raw,
-        preprocessed_folder=dataset.preprocessed,
-        results_folder=dataset.results,
-    )
+    return _describe(checked.given, proposal, budget, action)
 
 
 @contextlib.contextmanager
@@ -112,16 +87,13 @@ def _open_folder(dataset: DatasetPaths, config: PlanConfig) -> Iterator[Path | N
         yield log_path
 
 
-def _read_input(dataset: DatasetPaths, config: PlanConfig, log_path: Path | None, listen: Listener) -> _Input:
+def _read_input(dataset: DatasetPaths, config: PlanConfig, log_path: Path | None, listen: Listener) -> _Checked:
     from stu_pipeline.datasets.check import require_dataset
-    from stu_pipeline.nnunet.planner import find_reader_name
 
     dataset_json = read_dataset_json(dataset.dataset_json)
     cases = list_training_cases(dataset.raw, dataset_json)
     workers = choose_num_workers(config.num_workers, cases)
-    # Headers first: a reader has to open an image, which a damaged one would stop with fewer words.
-    reader_name = find_reader_name(dataset_json.raw, cases[0].image_files[0], log_path=log_path)
-    sources = sign_cases(cases, reader_name)
+    sources = sign_sources(cases, dataset_json)
     fingerprint = find_fingerprint(dataset, sources)
 
     def report(done: int, total: int) -> None:
@@ -132,21 +104,49 @@ def _read_input(dataset: DatasetPaths, config: PlanConfig, log_path: Path | None
     if fingerprint is None:
         num_voxels = sum(math.prod(case.shape) for case in checked.cases if case.shape)
         fingerprint = measure_fingerprint(
-            cases, sources, num_voxels=num_voxels, num_workers=workers, log_path=log_path, listen=listen
+            cases, dataset_json, num_voxels=num_voxels, num_workers=workers, log_path=log_path, listen=listen
         )
-    return _Input(dataset=dataset, dataset_json=dataset_json, cases=cases, sources=sources, fingerprint=fingerprint)
+    given = PlanInput(
+        dataset=dataset,
+        dataset_json=dataset_json,
+        fingerprint=fingerprint.content,
+        num_cases=len(cases),
+        reader_name=fingerprint.reader_name,
+        log_path=log_path,
+    )
+    return _Checked(given=given, fingerprint=fingerprint, sources=sources, case_ids=[case.id for case in cases])
 
 
-def _write(given: _Input, proposal: Proposal, config: PlanConfig, listen: Listener) -> Action:
-    dataset = given.dataset
+def _write(checked: _Checked, proposal: Proposal, config: PlanConfig, listen: Listener) -> Action:
+    dataset = checked.given.dataset
     existing = read_existing(dataset, proposal.plan_name)
     action = decide_action(dataset, proposal.raw, existing, force=config.force)
     if config.dry_run:
         return "dry run"
-    store_fingerprint(dataset, given.fingerprint, given.sources, listen=listen)
-    prepare_folder(dataset, [case.id for case in given.cases], listen=listen)
+    store_fingerprint(dataset, checked.fingerprint, checked.sources, listen=listen)
+    prepare_folder(dataset, checked.case_ids, listen=listen)
     if action == "replaced":
         listen(Notice(text=f"plan '{proposal.plan_name}' differs from the one that was there: replaced"))
     if action != "unchanged":
         write_plan(dataset, proposal.raw, config)
     return action
+
+
+def _describe(given: PlanInput, proposal: Proposal, budget: Budget, action: Action) -> PlanResult:
+    dataset = given.dataset
+    return PlanResult(
+        dataset=dataset.name,
+        num_cases=given.num_cases,
+        plan_name=proposal.plan_name,
+        plan_file=dataset.plan_file(proposal.plan_name),
+        action=action,
+        choice=proposal.choice,
+        gpu_memory_gib=budget.memory_gib,
+        gpu_memory_source=budget.source,
+        configurations=proposal.forecasts,
+        default_configuration=proposal.default_configuration,
+        forecast_status=proposal.forecast_status,
+        raw_folder=dataset.raw,
+        preprocessed_folder=dataset.preprocessed,
+        results_folder=dataset.results,
+    )

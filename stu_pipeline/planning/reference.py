@@ -13,7 +13,7 @@ from typing import Any
 from stu_pipeline.datasets.dataset_json import parse_dataset_json
 from stu_pipeline.planfile import STU_KEY
 from stu_pipeline.planning.budget import Budget
-from stu_pipeline.planning.choose import propose
+from stu_pipeline.planning.choose import PlanInput, propose
 from stu_pipeline.planning.config import PlanConfig
 from stu_pipeline.planning.knowledge import find_knowledge_folder
 from stu_pipeline.storage import read_json, write_json
@@ -49,15 +49,15 @@ def plan_reference_case(folder: Path) -> dict[str, Any]:
         gpu_memory_gib=given["gpu_memory_gib"],
         pretrained=folder / INPUT_NAME if given["is_pretrained"] else None,
     )
-    proposal = propose(
-        dataset,
-        parse_dataset_json(given["dataset_json"], folder / INPUT_NAME),
-        given["fingerprint"],
-        config=config,
+    plan_input = PlanInput(
+        dataset=dataset,
+        dataset_json=parse_dataset_json(given["dataset_json"], folder / INPUT_NAME),
+        fingerprint=given["fingerprint"],
         num_cases=given["num_cases"],
         reader_name=given["reader_name"],
-        budget=Budget(memory_gib=given["gpu_memory_gib"], source="given", scale=config.wanted_scale),
     )
+    budget = Budget(memory_gib=given["gpu_memory_gib"], source="given", scale=config.wanted_scale)
+    proposal = propose(plan_input, config=config, budget=budget)
     plan = proposal.raw
     del plan[STU_KEY]["version"]
     return plan

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +107,7 @@ class CaseRunner:
     def _load(self, case: Case) -> _Loaded:
         return _Loaded(self.ensemble.load(case), hash_inputs(case))
 
-    def _report_tiles(self, start: float) -> Any:
+    def _report_tiles(self, start: float) -> Callable[[int, int], None]:
         def report(done: int, total: int) -> None:
             if time.monotonic() - start > _QUIET_S:
                 self.listen(Progress(step="tiles", done=done, total=total))

@@ -163,4 +163,3 @@ def _read_journal_line(line: str) -> dict[str, dict[str, Any]]:
 
 def _hash_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-

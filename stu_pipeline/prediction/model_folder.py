@@ -1,4 +1,4 @@
-"""Find and open model folders: which folds are there, which may be used, and what the cascade before them is.
+"""Find and open model folders: their plan, their weights, and the stage before a cascade.
 
 Reads: `plans.json`, `dataset.json` and `fold_*/checkpoint_*.pth`.
 """
@@ -6,7 +6,6 @@ Reads: `plans.json`, `dataset.json` and `fold_*/checkpoint_*.pth`.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +15,21 @@ from stu_pipeline.errors import DataError, ModelError, UsageError
 from stu_pipeline.nnunet.checkpoint import identify_checkpoint, read_checkpoint
 from stu_pipeline.nnunet.model import EngineModel, open_engine_model
 from stu_pipeline.prediction.config import Checkpoint, Folds
+from stu_pipeline.prediction.folds import (
+    UNUSED_KEYS,
+    Fold,
+    choose_folds,
+    find_checkpoint,
+    list_folds,
+    split_folder_name,
+    suggest_training,
+)
 from stu_pipeline.storage import read_json
 from stu_pipeline.workspace import RunPaths, fold_folder
 
 PLAN_FILE = "plans.json"
 DATASET_FILE = "dataset.json"
-_FOLD = re.compile(r"fold_(\d+|all)\Z")
-_OUR_PLAN = re.compile(r"stu([SBLH])Plans\Z")
-NAME_PARTS = 3
-_UNUSED_KEYS = ("optimizer_state", "grad_scaler_state")
 _RAM_SHARE = 0.25
-
-Fold = int | str
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -45,7 +47,7 @@ class FoldWeights:
         """Return the weights, from the checkpoint when they were not kept."""
         if self.kept is not None:
             return self.kept
-        weights: Mapping[str, Any] = read_checkpoint(self.path, without=_UNUSED_KEYS)["network_weights"]
+        weights: Mapping[str, Any] = read_checkpoint(self.path, without=UNUSED_KEYS)["network_weights"]
         return weights
 
 
@@ -97,8 +99,8 @@ def open_model_folder(
         UsageError: the model is of another configuration.
     """
     _require_model_folder(path)
-    chosen = _choose_folds(path, folds, checkpoint)
-    files = {fold: _find_checkpoint(path, fold, checkpoint) for fold in chosen}
+    chosen = choose_folds(path, folds, checkpoint)
+    files = {fold: find_checkpoint(path, fold, checkpoint) for fold in chosen}
     loaded = _read_folds(files)
     name = _read_configuration(loaded, files)
     if configuration is not None and name != configuration:
@@ -108,54 +110,12 @@ def open_model_folder(
     return ModelFolder(
         path=path,
         model=model,
-        folds=tuple(
-            FoldWeights(
-                fold=fold,
-                path=files[fold],
-                identity=identify_checkpoint(files[fold]),
-                kept=loaded[fold].get("network_weights"),
-            )
-            for fold in chosen
-        ),
+        folds=tuple(_make_fold(fold, files[fold], loaded[fold]) for fold in chosen),
         mirror_axes=_read_mirror_axes(loaded[chosen[0]], model, files[chosen[0]]),
         checkpoint=checkpoint,
         notices=_list_notices(path, chosen, files, loaded, is_auto=folds == "auto"),
         previous=_open_previous(path, model, chosen, checkpoint),
     )
-
-
-def list_folds(path: Path) -> list[Fold]:
-    """List the folds that a model folder has, finished or not, numbers first."""
-    found: list[Fold] = []
-    for entry in path.iterdir():
-        if entry.is_dir() and (match := _FOLD.match(entry.name)):
-            found.append("all" if match[1] == "all" else int(match[1]))
-    return sorted(found, key=lambda fold: (fold == "all", 0 if isinstance(fold, str) else fold))
-
-
-def suggest_training(path: Path, fold: Fold = 0) -> str:
-    """Return the command that trains a fold of this model folder."""
-    _, plan, configuration = split_folder_name(path)
-    ours = _OUR_PLAN.match(plan)
-    which = f"--scale {ours[1]}" if ours else f"--plan {plan}"
-    which += f" --configuration {configuration}" if configuration != "3d_fullres" else ""
-    return f"stu train {path.parent.name} {which} --fold {fold}"
-
-
-def split_folder_name(path: Path) -> tuple[str, str, str]:
-    """Split `<trainer>__<plan>__<configuration>`.
-
-    Raises:
-        ModelError: the folder is not named so.
-    """
-    parts = path.name.split("__")
-    if len(parts) != NAME_PARTS:
-        raise ModelError(
-            f"'{path.name}' is not named '<trainer>__<plan>__<configuration>'",
-            where=path.parent,
-            hint="give the folder its original name",
-        )
-    return parts[0], parts[1], parts[2]
 
 
 def _require_model_folder(path: Path) -> None:
@@ -187,62 +147,8 @@ def _read_model_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _choose_folds(path: Path, folds: Folds, checkpoint: Checkpoint) -> list[Fold]:
-    there = list_folds(path)
-    usable = [fold for fold in there if _has_checkpoint(path, fold, checkpoint)]
-    if folds == "auto":
-        chosen = [fold for fold in usable if fold != "all"] or usable
-        if not chosen:
-            raise _explain_no_fold(path, there, checkpoint)
-        return chosen
-    for fold in folds:
-        if fold not in there:
-            listed = ", ".join(map(str, there)) or "none"
-            raise ModelError(
-                f"model has no fold {fold}, found: {listed}", where=path, hint=suggest_training(path, fold)
-            )
-        if fold not in usable:
-            raise _explain_no_fold(path, [fold], checkpoint)
-    return list(dict.fromkeys(folds))
-
-
-def _has_checkpoint(path: Path, fold: Fold, checkpoint: Checkpoint) -> bool:
-    return any(RunPaths(fold_folder(path, fold)).checkpoint(kind).is_file() for kind in _kinds(checkpoint))
-
-
-def _find_checkpoint(path: Path, fold: Fold, checkpoint: Checkpoint) -> Path:
-    places = [RunPaths(fold_folder(path, fold)).checkpoint(kind) for kind in _kinds(checkpoint)]
-    return next(place for place in places if place.is_file())
-
-
-def _kinds(checkpoint: Checkpoint) -> tuple[str, ...]:
-    # A finished fold has no "latest" any more; its final state is its newest.
-    return ("final", "latest") if checkpoint == "latest" else (checkpoint,)
-
-
-def _explain_no_fold(path: Path, there: list[Fold], checkpoint: Checkpoint) -> ModelError:
-    for fold in there:
-        run = RunPaths(fold_folder(path, fold))
-        for kind in ("latest", "best", "final"):
-            if kind != checkpoint and run.checkpoint(kind).is_file():
-                return ModelError(
-                    f"fold {fold} {_describe_progress(run.checkpoint(kind))}, so it cannot be used for prediction"
-                    if checkpoint == "final"
-                    else f"fold {fold} has no '{checkpoint}' checkpoint, found: {kind}",
-                    where=path,
-                    hint=f"{suggest_training(path, fold)}, or use it as it is with --checkpoint {kind}",
-                )
-    return ModelError("model has no checkpoint yet", where=path, hint=suggest_training(path, there[0] if there else 0))
-
-
-def _describe_progress(file: Path) -> str:
-    checkpoint = read_checkpoint(file, without=("network_weights", *_UNUSED_KEYS))
-    epoch = checkpoint.get("current_epoch")
-    if not isinstance(epoch, int):
-        return "is not finished"
-    # Only our own checkpoints say how many epochs were wanted.
-    settings = (checkpoint.get("stu") or {}).get("settings") or {}
-    return f"stopped at epoch {epoch}" + (f" of {settings['num_epochs']}" if "num_epochs" in settings else "")
+def _make_fold(fold: Fold, file: Path, checkpoint: Mapping[str, Any]) -> FoldWeights:
+    return FoldWeights(fold=fold, path=file, identity=identify_checkpoint(file), kept=checkpoint.get("network_weights"))
 
 
 def _read_folds(files: Mapping[Fold, Path]) -> dict[Fold, dict[str, Any]]:
@@ -250,7 +156,7 @@ def _read_folds(files: Mapping[Fold, Path]) -> dict[Fold, dict[str, Any]]:
     budget = measure_ram_bytes() * _RAM_SHARE
     loaded: dict[Fold, dict[str, Any]] = {}
     for fold, file in files.items():
-        checkpoint = read_checkpoint(file, without=_UNUSED_KEYS)
+        checkpoint = read_checkpoint(file, without=UNUSED_KEYS)
         budget -= sum(tensor.nbytes for tensor in checkpoint["network_weights"].values())
         if loaded and budget < 0:
             del checkpoint["network_weights"]

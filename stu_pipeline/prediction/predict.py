@@ -45,35 +45,13 @@ def predict(config: PredictConfig, *, listen: Listener = ignore_events) -> Predi
         PartialError: some cases failed; the report names them.
     """
     start = time.monotonic()
-    device = choose_device(config.device)
-    autocast = choose_autocast(config.precision, device)
+    settings = _choose_settings(config)
     folders = _open_models(config, listen)
     first = folders[0].model
     cases = list_input_cases(config.input, first.num_image_channels, first.dataset.file_ending)
     outputs = choose_outputs(config.input, config.output, cases)
     with _own(outputs):
-        manifest = Manifest(outputs, describe_recipe(config, folders))
-        todo, finished = _sort_cases(cases, outputs, manifest, overwrite=config.overwrite)
-        for report in finished:
-            listen(report)
-        if finished:
-            listen(Notice(text=f"{len(finished)} of {len(cases)} cases are done already"))
-        reports = finished
-        failures: tuple[CaseFailure, ...] = ()
-        if not todo:
-            manifest.write(config.report)
-        else:
-            settings = InferenceSettings(
-                device=device,
-                autocast=autocast,
-                step=config.step,
-                use_mirroring=config.tta == "full",
-                may_repeat_in_fp32=config.precision == "auto",
-            )
-            ensemble = Ensemble(folders, settings, config.model_weights)
-            runner = CaseRunner(ensemble, manifest, listen, num_workers=config.num_workers)
-            done, failures = _run_all(config, runner, todo, listen)
-            reports = (*finished, *done)
+        reports, failures = _predict_cases(config, settings, folders, cases, outputs, listen=listen)
         _write_surroundings(config, outputs, folders, listen)
     result = PredictResult(
         output=config.output,
@@ -84,6 +62,42 @@ def predict(config: PredictConfig, *, listen: Listener = ignore_events) -> Predi
     )
     _raise_failures(failures, result)
     return result
+
+
+def _choose_settings(config: PredictConfig) -> InferenceSettings:
+    device = choose_device(config.device)
+    return InferenceSettings(
+        device=device,
+        autocast=choose_autocast(config.precision, device),
+        step=config.step,
+        use_mirroring=config.tta == "full",
+        may_repeat_in_fp32=config.precision == "auto",
+    )
+
+
+def _predict_cases(
+    config: PredictConfig,
+    settings: InferenceSettings,
+    folders: Sequence[ModelFolder],
+    cases: Sequence[Case],
+    outputs: Outputs,
+    *,
+    listen: Listener,
+) -> tuple[tuple[CaseReport, ...], tuple[CaseFailure, ...]]:
+    """Skip what is proven and predict the rest; the report is written in any case."""
+    manifest = Manifest(outputs, describe_recipe(config, folders))
+    todo, finished = _sort_cases(cases, outputs, manifest, overwrite=config.overwrite)
+    for report in finished:
+        listen(report)
+    if finished:
+        listen(Notice(text=f"{len(finished)} of {len(cases)} cases are done already"))
+    if not todo:
+        manifest.write(config.report)
+        return finished, ()
+    ensemble = Ensemble(folders, settings, config.model_weights)
+    runner = CaseRunner(ensemble, manifest, listen, num_workers=config.num_workers)
+    done, failures = _run_all(config, runner, todo, listen)
+    return (*finished, *done), failures
 
 
 def _open_models(config: PredictConfig, listen: Listener) -> list[ModelFolder]:

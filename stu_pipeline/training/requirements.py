@@ -63,7 +63,7 @@ def require_preprocessed(dataset: DatasetPaths, plan: PlanFile, configuration: s
 
     identifier = plan.configuration(configuration).data_identifier
     folder = dataset.data_folder(identifier)
-    hint = f"stu plan {dataset.name} --plan {plan.name} --configuration {configuration}"
+    hint = f"{_name_plan_command(dataset, plan)} --configuration {configuration}"
     missing = [case for case in _list_cases(dataset, folder) if not all(p.is_file() for p in case_files(folder, case))]
     if not folder.is_dir() or missing:
         problem = f"{len(missing)} cases are not preprocessed" if folder.is_dir() else "data is not preprocessed"
@@ -71,6 +71,19 @@ def require_preprocessed(dataset: DatasetPaths, plan: PlanFile, configuration: s
             f"{problem} for configuration '{configuration}'", where=folder, hint=hint, details=tuple(missing[:10])
         )
     _require_previous_stage(dataset, plan, configuration)
+
+
+def _name_plan_command(dataset: DatasetPaths, plan: PlanFile) -> str:
+    """Name the command that would make this plan again."""
+    from stu_pipeline.networks.scales import SCALES
+
+    command = f"stu plan {dataset.name}"
+    if plan.scale is None:
+        return f"{command} --plan {plan.name}"
+    command += f" --scale {plan.scale}"
+    memory_gib = plan.raw.get("stu", {}).get("gpu_memory_gib")
+    command += f" --gpu-memory {memory_gib:g}" if memory_gib else ""
+    return command if plan.name == SCALES[plan.scale].plan_name else f"{command} --plan {plan.name}"
 
 
 def _list_cases(dataset: DatasetPaths, folder: Path) -> list[str]:

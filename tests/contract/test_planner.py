@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -245,12 +247,30 @@ def test_a_stock_plan_is_not_overwritten(planned: tuple[PlanResult, list[object]
         path.unlink()
 
 
+def test_a_configuration_that_is_not_planned_is_refused_before_anything_is_written(workspace: Workspace) -> None:
+    with pytest.raises(UsageError, match="no configuration '3d_lowres' for 'Dataset901_Tiny', planned: 2d, 3d_fullres"):
+        plan(PlanConfig(dataset=NAME, plan_name="unwritten", configurations=("2d", "3d_lowres")))
+    assert not (workspace.preprocessed / NAME / "unwritten.json").exists()
+
+
+def test_the_command_prints_one_document_and_writes_the_plan(
+    planned: tuple[PlanResult, list[object], dict[str, bytes]],
+) -> None:
+    # A process of its own: nnU-Net prints, and its words must not reach stdout.
+    command = [sys.executable, "-m", "stu_pipeline", "plan", NAME, "--scale", "S", "--no-preprocess", "--json", "-q"]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=True)
+    document = json.loads(outcome.stdout)
+    assert outcome.stderr == ""
+    assert document["plan"]["plan_file"] == str(planned[0].plan_file)
+    assert document["next"] == f"stu train {NAME} --scale S --fold 0"
+
+
 def test_problems_of_the_data_are_all_named(tmp_path: Path) -> None:
     workspace = Workspace(raw=tmp_path / "raw", preprocessed=tmp_path / "pre", results=tmp_path / "res")
     folder = write_tiny_dataset(workspace.raw, name="Broken")
-    for case in ("case_001", "case_003"):
+    for case in ("case_000", "case_003"):
         path = folder / "imagesTr" / f"{case}_0000.nii.gz"
         path.write_bytes(path.read_bytes()[:500])
     with engine_environment(workspace), pytest.raises(DataError, match="2 problems") as caught:
         plan(PlanConfig(dataset="Dataset901_Broken"))
-    assert [detail.split("'")[1] for detail in caught.value.details] == ["case_001", "case_003"]
+    assert [detail.split("'")[1] for detail in caught.value.details] == ["case_000", "case_003"]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from stu_pipeline.errors import DataError, MemoryLimitError
 from stu_pipeline.workers import run_in_workers
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def double(number):
@@ -49,6 +53,43 @@ def report_modules(number):
 
 def sleep_long(number):
     time.sleep(60 if number else 0)
+
+
+def die_or_sleep(name):
+    if name == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+# The first round answers with the workers' process ids, then both wait for an item that never comes.
+PARENT_SCRIPT = """
+import os, sys, time
+from stu_pipeline.workers import run_in_workers
+
+def answer(item):
+    return os.getpid()
+
+if __name__ == "__main__":
+    outcomes = run_in_workers(answer, range(50), num_workers=2)
+    seen = set()
+    for outcome in outcomes:
+        seen.add(outcome.result)
+        time.sleep(0.05)
+        if len(seen) == 2:
+            break
+    for pid in seen:
+        print(pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def is_running(pid):
+    """Tell whether a process is there and not only waiting to be collected."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
@@ -100,6 +141,33 @@ def test_workers_have_one_thread_and_leave_our_environment_alone(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     (outcome,) = run_in_workers(report_modules, [0], num_workers=1)
     assert outcome.result == (False, "1") and os.environ["OMP_NUM_THREADS"] == "5"
+
+
+def test_a_killed_worker_is_named_within_ten_seconds_while_others_work():
+    start = time.monotonic()
+    outcomes = run_in_workers(die_or_sleep, ["dies", "sleeps"], num_workers=2)
+    first = next(outcomes)
+    elapsed_s = time.monotonic() - start
+    outcomes.close()
+    assert "'dies' was killed by signal 9" in first.error.problem and elapsed_s < 10
+
+
+def test_no_worker_outlives_a_parent_that_was_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT_SCRIPT, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(tmp_path)])}
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        workers = [int(parent.stdout.readline()) for _ in range(2)]
+        assert all(is_running(pid) for pid in workers)
+    finally:
+        parent.kill()
+        parent.wait(timeout=10)
+        parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while any(is_running(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a worker lives on without its parent"
+        time.sleep(0.05)
 
 
 def test_leaving_early_ends_the_workers():

@@ -52,7 +52,9 @@ class Evaluation(Bomb):
 @pytest.mark.parametrize("key", ["network_weights", "logging", "extra"])
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, bomb: type[Bomb], key: str):
     canary = tmp_path / "canary"
-    path = write_plain(tmp_path / "checkpoint_final.pth", **{key: {"x": bomb(canary)}} if key != "network_weights" else {})
+    path = write_plain(
+        tmp_path / "checkpoint_final.pth", **{key: {"x": bomb(canary)}} if key != "network_weights" else {}
+    )
     if key == "network_weights":
         write_checkpoint(path, {"x": bomb(canary)}, "3d_fullres")  # type: ignore[dict-item]
     with pytest.raises(ModelError, match="more than weights and plain values"):
@@ -82,7 +84,9 @@ def test_a_flipped_bit_in_a_weight_is_refused(tmp_path: Path):
     place = data.index(torch.arange(64.0).numpy().tobytes()) + 41
     data[place] ^= 4
     path.write_bytes(bytes(data))
-    assert torch.load(path, weights_only=True)["network_weights"]["conv.weight"].isfinite().all()  # torch does not see it
+    assert (
+        torch.load(path, weights_only=True)["network_weights"]["conv.weight"].isfinite().all()
+    )  # torch does not see it
     with pytest.raises(ModelError, match="damaged"):
         read_checkpoint(path)
 
@@ -96,7 +100,7 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes):
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
-    with pytest.raises(ModelError, match="'checkpoint_final.pth' not found"):
+    with pytest.raises(ModelError, match=r"'checkpoint_final\.pth' not found"):
         read_checkpoint(tmp_path / "checkpoint_final.pth")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 
 from stu_pipeline.datasets.cases import Case
 from stu_pipeline.errors import StorageError
@@ -22,7 +22,9 @@ SHAPE = (9, 17, 13)
 OBLIQUE = (0.0, -1.0, 0.0, 0.0, 0.0, -1.0, 1.0, 0.0, 0.0)
 
 
-def open_case(place: Path, *, reader: str = "SimpleITKIO", ending: str = ".nii.gz", **grid: object) -> tuple[EngineModel, RawCase]:
+def open_case(
+    place: Path, *, reader: str = "SimpleITKIO", ending: str = ".nii.gz", **grid: object
+) -> tuple[EngineModel, RawCase]:
     folder = write_model_folder(place / "results", reader=reader, file_ending=ending)
     image = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     path = write_volume(place / f"case_0000{ending}", image, **grid)
@@ -75,7 +77,9 @@ def test_a_tiff_stack_gets_its_spacing_beside_it(tmp_path: Path):
 
 @pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
 @pytest.mark.parametrize("limit", [0, 1, 100, 300])
-def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, reader: str, limit: int, capfd: pytest.CaptureFixture[str]):
+def test_a_full_disk_is_an_error_and_leaves_nothing(
+    tmp_path: Path, reader: str, limit: int, capfd: pytest.CaptureFixture[str]
+):
     model, raw = open_case(tmp_path, reader=reader)
     mask = np.random.default_rng(1).integers(0, 3, raw.array.shape[1:]).astype(np.uint8)
     target = tmp_path / "out" / "case.nii.gz"
@@ -102,7 +106,9 @@ def test_a_mask_that_is_cut_on_the_way_is_not_believed(tmp_path: Path):
             data = Path(name).read_bytes()
             Path(name).write_bytes(data[: len(data) // 2])
 
-    model.plans.__class__ = type("Plans", (type(model.plans),), {"image_reader_writer_class": property(lambda _: Cutting)})
+    model.plans.__class__ = type(
+        "Plans", (type(model.plans),), {"image_reader_writer_class": property(lambda _: Cutting)}
+    )
     with pytest.raises(StorageError, match="could not be verified"):
         write_mask(model, make_mask(model, raw), target, raw)
     assert target.read_bytes() == b"the old one"

@@ -89,11 +89,13 @@ def test_an_unknown_network_is_refused_without_importing_it(tmp_path: Path):
     assert "evil_module" not in sys.modules
 
 
-@pytest.mark.parametrize("value", ["os.system", "torch.nn.modules.module.register_module_forward_hook", "torch.hub.load", 7])
+@pytest.mark.parametrize(
+    "value", ["os.system", "torch.nn.modules.module.register_module_forward_hook", "torch.hub.load", 7]
+)
 def test_an_unknown_layer_is_refused(tmp_path: Path, value: object):
     model = open_folder(write_model_folder(tmp_path, network="PlainConvUNet"))
     model.configuration.configuration["architecture"]["arch_kwargs"]["nonlin"] = value
-    with pytest.raises(ModelError, match="layer .* which is not supported"):
+    with pytest.raises(ModelError, match=r"layer .* which is not supported"):
         build_empty_network(model)
 
 
@@ -115,7 +117,9 @@ def test_a_plan_with_other_names_or_numbers_is_refused(tmp_path: Path, key: str,
         open_folder(write_model_folder(tmp_path), **{key: value})
 
 
-@pytest.mark.parametrize(("key", "value"), [("image_reader_writer", "Popen"), ("label_manager", "x"), ("transpose_forward", [0, 0, 1])])
+@pytest.mark.parametrize(
+    ("key", "value"), [("image_reader_writer", "Popen"), ("label_manager", "x"), ("transpose_forward", [0, 0, 1])]
+)
 def test_a_plan_with_another_reader_or_axes_is_refused(tmp_path: Path, key: str, value: object):
     plan, dataset = read_folder(write_model_folder(tmp_path))
     with pytest.raises(ModelError, match="plan cannot be used"):

@@ -125,9 +125,7 @@ def test_mirroring_an_axis_that_is_not_there_is_refused(tmp_path: Path):
 
 def test_a_cascade_opens_its_previous_stage_with_the_same_folds(tmp_path: Path):
     write_model_folder(tmp_path, configuration="3d_lowres", folds=(0, 1, 2))
-    cascade = write_model_folder(
-        tmp_path, configuration="3d_cascade_fullres", previous_stage="3d_lowres", folds=(0, 1)
-    )
+    cascade = write_model_folder(tmp_path, configuration="3d_cascade_fullres", previous_stage="3d_lowres", folds=(0, 1))
     previous = open_model_folder(cascade).previous
     assert previous is not None
     assert [item.fold for item in previous.folds] == [0, 1]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 import torch
 
 from stu_pipeline.errors import (
@@ -147,9 +147,7 @@ def test_a_run_that_was_killed_continues_from_its_journal(tmp_path: Path, model:
 
 
 @pytest.mark.parametrize("change", ["mask", "image", "options", "model", "unknown"])
-def test_masks_that_are_not_proven_are_refused_unless_overwrite(
-    tmp_path: Path, model: Path, images: Path, change: str
-):
+def test_masks_that_are_not_proven_are_refused_unless_overwrite(tmp_path: Path, model: Path, images: Path, change: str):
     output = tmp_path / "out"
     options: dict[str, Any] = {}
     run(images, output, model)
@@ -366,7 +364,11 @@ def test_volumes_of_one_voxel_and_one_slice_are_predicted(tmp_path: Path, model:
     for index, shape in enumerate([(1, 1, 1), (1, 20, 18), (40, 3, 2)]):
         write_image(tmp_path / "images" / f"case_{index}.nii.gz", shape=shape)
     result = run(tmp_path / "images", tmp_path / "out", model)
-    assert [read_mask(case.output).shape for case in result.cases if case.output] == [(1, 1, 1), (1, 20, 18), (40, 3, 2)]
+    assert [read_mask(case.output).shape for case in result.cases if case.output] == [
+        (1, 1, 1),
+        (1, 20, 18),
+        (40, 3, 2),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,18 @@ def test_a_folder_is_predicted_with_the_model_of_a_dataset(place: Path, capsys: 
 
 def test_json_is_one_document(place: Path, capsys: pytest.CaptureFixture[str]):
     model = next((place / "results" / "Dataset901_Tiny").iterdir())
-    arguments = ["predict", "-i", str(place / "in"), "-o", str(place / "out"), "-m", str(model), "--json", "--tta", "none"]
+    arguments = [
+        "predict",
+        "-i",
+        str(place / "in"),
+        "-o",
+        str(place / "out"),
+        "-m",
+        str(model),
+        "--json",
+        "--tta",
+        "none",
+    ]
     assert run(arguments) == 0
     document = json.loads(capsys.readouterr().out)
     assert [case["status"] for case in document["cases"]] == ["done", "done"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -39,7 +40,7 @@ def test_tiles_cover_the_image_and_are_at_most_a_step_apart(size: int, step: flo
     (starts,) = find_tile_starts([size], [16], step)
     assert starts[0] == 0
     assert starts[-1] == size - 16
-    assert all(0 < after - before <= math.ceil(16 * step) for before, after in zip(starts, starts[1:], strict=False))
+    assert all(0 < after - before <= math.ceil(16 * step) for before, after in itertools.pairwise(starts))
 
 
 def test_a_flat_patch_slides_in_every_slice():
