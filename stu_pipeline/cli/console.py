@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
 import weakref
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _PLAIN_INTERVAL_S = 10.0
+_NUMBER = re.compile(r"-|[<>~+-]?\d[\d.,x]*(%| [a-zA-Z]{1,3})?|\d+ (min|h|d) \d+ (s|min|h)")
 
 
 class Console:
@@ -186,5 +188,4 @@ def _duplicate(stream: TextIO) -> TextIO:
 
 
 def _looks_numeric(cell: str) -> bool:
-    is_number = cell[:1].isdigit() or cell[:1] in ("-", "+", ".", "<", "~")
-    return cell == "-" or (is_number and any(char.isdigit() for char in cell))
+    return bool(_NUMBER.fullmatch(cell))

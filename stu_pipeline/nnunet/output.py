@@ -1,6 +1,6 @@
 """nnU-Net prints; here its words go to a log file instead of the user's terminal.
 
-File descriptors are redirected, not `sys.stdout`: nnU-Net prints from worker processes too.
+File descriptors are redirected, not `sys.stdout` alone: nnU-Net prints from worker processes too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ def engine_output(path: Path | None) -> Iterator[None]:
     try:
         for number, _ in saved:
             os.dup2(target, number)
-        yield
+        # Notebooks and test runners put their own objects into `sys`; these do not write to descriptors.
+        with (
+            os.fdopen(os.dup(target), "w", encoding="utf-8", errors="replace", buffering=1) as stream,
+            contextlib.redirect_stdout(stream),
+            contextlib.redirect_stderr(stream),
+        ):
+            yield
     finally:
         _flush()
         for number, copy in saved:
