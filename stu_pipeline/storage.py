@@ -21,6 +21,11 @@ from typing import Any
 from stu_pipeline.errors import DataError, LockedError, StorageError
 
 TEMPORARY_PREFIX = ".stu-tmp-"
+_NOT_WRITABLE = frozenset(
+    {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+    # Something else has the name of the file or of its folder, or the name is too long.
+    | {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
+)
 
 
 def write_atomically(
@@ -139,7 +144,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise StorageError(
                 problem, where=path.parent, hint="free some space and run the same command again"
             ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR):
+        if error.errno in _NOT_WRITABLE:
             raise StorageError(f"cannot write '{path.name}': {error.strerror}", where=path.parent) from error
         raise
 

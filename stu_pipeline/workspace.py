@@ -172,7 +172,7 @@ def find_dataset(dataset: str, workspace: Workspace | None = None) -> DatasetPat
     workspace = workspace or open_workspace()
     if os.sep in dataset or dataset in (".", ".."):
         return _paths_of(Path(dataset).expanduser().absolute(), workspace)
-    if dataset.isdigit():
+    if dataset.isdecimal():
         return _paths_of(workspace.raw / _name_of_id(int(dataset), workspace), workspace)
     if (workspace.raw / dataset).is_dir() or (workspace.preprocessed / dataset).is_dir():
         return _paths_of(workspace.raw / dataset, workspace)

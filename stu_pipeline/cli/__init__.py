@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
 
 BUG_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
@@ -19,12 +19,14 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; never raises for a user error."""
-    import click
+    import typer
 
     from stu_pipeline.cli.app import app
     from stu_pipeline.cli.console import print_error
     from stu_pipeline.errors import StuError
 
+    # Newer versions of typer carry a click of their own; this is the one that they raise from.
+    click_error: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     # `--json` and `--debug` decide how an error looks even when parsing fails half-way.
     as_json, debug = "--json" in arguments, "--debug" in arguments
     try:
@@ -35,12 +37,12 @@ def run(arguments: list[str]) -> int:
             traceback.print_exc()
         print_error(error, as_json=as_json)
         return error.exit_code
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except click.ClickException as problem:
+    except click_error as problem:
         problem.show()
         return USAGE_EXIT_CODE
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         sys.stderr.write("error: interrupted\n")
         return INTERRUPTED_EXIT_CODE
     except Exception as error:

@@ -78,15 +78,17 @@ class Console:
         self.close()
         from rich.console import Console as Terminal
         from rich.table import Table
+        from rich.text import Text
 
         terminal = Terminal(highlight=False, width=None if sys.stdout.isatty() else 160)
-        table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+        table = Table(header_style="bold", box=None, pad_edge=False)
         for index, column in enumerate(columns):
             numeric = bool(rows) and all(_looks_numeric(row[index]) for row in rows)
-            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+            table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
         for row in rows:
-            table.add_row(*row)
-        terminal.print(table, markup=False) if not rows else terminal.print(table)
+            table.add_row(*[Text(cell) for cell in row])  # not str: brackets in a name are no markup
+        terminal.print(title, style="italic", markup=False)
+        terminal.print(table)
 
     def finish(self, result: object, *, next_command: str = "") -> None:
         """Print the JSON result, or the command that comes next."""

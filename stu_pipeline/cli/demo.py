@@ -35,7 +35,8 @@ def demo_command(
 ) -> None:
     """Make phantom volumes, then plan, train, predict and evaluate on them. Run it again and it continues.
 
-    Examples:
+    For example:
+
     stu demo
 
     stu demo --output somewhere --epochs 30

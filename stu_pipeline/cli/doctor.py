@@ -21,7 +21,8 @@ def doctor_command(
 ) -> int:
     """Check this machine, this installation and, when given, a dataset.
 
-    Examples:
+    For example:
+
     stu doctor
 
     stu doctor Dataset004_Hippocampus

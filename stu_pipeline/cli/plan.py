@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     from stu_pipeline.cli.console import Console
 
 _DEFAULTS = PlanConfig(dataset="")
-EPILOG = """Examples:
-
-  stu plan Dataset004_Hippocampus
-
-  stu plan 4 --scale L --gpu-memory 24 --dry-run
-"""
 _SOURCES = {
     "given": "as given",
     "plan": "as in the existing plan, --gpu-memory changes it",
@@ -67,7 +61,14 @@ def plan_command(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Check a dataset, choose scale, patch and batch, write the plan and preprocess; run it again and it continues."""
+    """Check a dataset, choose scale, patch and batch, write the plan and preprocess; run it again and it continues.
+
+    For example:
+
+    stu plan Dataset004_Hippocampus
+
+    stu plan 4 --scale L --gpu-memory 24 --dry-run
+    """
     console = open_console(json=json, verbose=verbose, quiet=quiet)
     config = PlanConfig(
         dataset=dataset,

@@ -62,7 +62,8 @@ def predict_command(
 ) -> None:
     """Turn volumes into label maps with one model or an ensemble. Run it again and it continues.
 
-    Examples:
+    For example:
+
     stu predict -i new_scans -o masks -d Dataset004_Hippocampus --scale B
 
     stu predict -i scan.nii.gz -o mask.nii.gz -m MODEL_S -m MODEL_B --model-weights 1,2
@@ -122,7 +123,7 @@ def _parse_folds(text: str) -> Folds:
     if text == "auto":
         return "auto"
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part == "all" or part.isdigit() for part in parts):
+    if not all(part == "all" or part.isdecimal() for part in parts):
         raise UsageError(f"folds are 'auto', 'all' or numbers, got '{text}'", hint="--folds 0,1,2")
     return tuple("all" if part == "all" else int(part) for part in parts)
 

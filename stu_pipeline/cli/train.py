@@ -45,7 +45,8 @@ def train_command(
 ) -> None:
     """Train one or several folds of a plan; run it again and it continues.
 
-    Examples:
+    For example:
+
     stu train 4 --scale B --fold 0
 
     stu train Dataset004_Hippocampus --scale S --fold 0,1,2,3,4 --epochs 200 --device cpu
@@ -98,7 +99,7 @@ def parse_folds(text: str) -> list[int | str]:
     from stu_pipeline.errors import UsageError
 
     parts = [part.strip() for part in text.split(",")]
-    folds: list[int | str] = [int(part) if part.isdigit() else part for part in parts]
+    folds: list[int | str] = [int(part) if part.isdecimal() else part for part in parts]
     if any(fold != "all" and not isinstance(fold, int) for fold in folds) or len(set(folds)) != len(folds):
         raise UsageError(f"cannot read fold '{text}', expected 0..4, a list like 0,1,2, or all")
     return folds
