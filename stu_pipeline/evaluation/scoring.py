@@ -5,13 +5,9 @@ Imports no torch: this module is what every worker process loads.
 
 from __future__ import annotations
 
-import multiprocessing
+import functools
 import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,6 +17,7 @@ from stu_pipeline.errors import DataError, MemoryLimitError, StuError
 from stu_pipeline.evaluation.cases import CasePair
 from stu_pipeline.evaluation.labels import LabelSet, label_values
 from stu_pipeline.evaluation.metrics import LabelMap, LabelScores, find_values, score_case, score_empty_label
+from stu_pipeline.workers import run_in_workers
 
 # More distinct values than any atlas has: somebody passed an image for a label map.
 MAX_FOUND_VALUES = 1000
@@ -106,57 +103,18 @@ def score_pairs(
         One outcome per case, in the order of completion.
     """
     allowed = min(MAX_WORKERS, _count_cores()) if num_workers is None else num_workers
-    if allowed < 2 or len(pairs) < _MIN_CASES_FOR_WORKERS:
-        for pair in pairs:
-            yield _score_or_error(pair, rules)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(allowed, len(pairs)), mp_context=context, initializer=_prepare_worker)
-    try:
-        pending: dict[Future[ScoredCase | StuError], CasePair] = {
-            pool.submit(_score_or_error, pair, rules): pair for pair in pairs
-        }
-        while pending:
-            finished, _ = wait(pending, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield _read_outcome(future)
-                del pending[future]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _score_or_error(pair: CasePair, rules: ScoringRules) -> ScoredCase | StuError:
-    try:
-        return score_pair(pair, rules)
-    except StuError as error:
-        return error
-
-
-def _read_outcome(future: Future[ScoredCase | StuError]) -> ScoredCase | StuError:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise MemoryLimitError(
-            "a worker process died while scoring, most likely killed for lack of memory", hint="run with --workers 1"
-        ) from error
+    workers = allowed if allowed > 1 and len(pairs) >= _MIN_CASES_FOR_WORKERS else 0
+    score = functools.partial(score_pair, rules=rules)
+    for outcome in run_in_workers(score, pairs, num_workers=workers, name_of=lambda pair: pair.case):
+        if outcome.error is not None:
+            yield outcome.error
+        elif outcome.result is not None:
+            yield outcome.result
 
 
 def _count_cores() -> int:
     # Not every system can say which cores this process may use.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _prepare_worker() -> None:
-    # Ctrl-C reaches the whole group; the parent alone decides what happens, and nobody outlives it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _require_labels(pair: CasePair, reference: LabelMap, prediction: LabelMap, rules: ScoringRules) -> LabelSet:
