@@ -6,7 +6,7 @@ Reads: volumes. Writes: one PNG.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -48,11 +48,14 @@ def draw_overlay(
     for axis, panel in enumerate(figure.subplots(1, 3)):
         rows, columns = (index for index in range(3) if index != axis)
         aspect = volume.spacing_mm[rows] / volume.spacing_mm[columns]
-        panel.imshow(np.take(voxels, centre[axis], axis), cmap="gray", vmin=low, vmax=high, aspect=aspect)
+        # Rows of the coronal and sagittal pictures are z, which grows upwards; those of the axial one grow backwards.
+        origin: Literal["upper", "lower"] = "upper" if axis == 0 else "lower"
+        slices = np.take(voxels, centre[axis], axis)
+        panel.imshow(slices, cmap="gray", vmin=low, vmax=high, aspect=aspect, origin=origin)
         mask = np.take(predicted, centre[axis], axis)
         panel.imshow(
             np.ma.masked_equal(mask, 0), cmap="turbo", vmin=0, vmax=top_label + 1, alpha=0.45, aspect=aspect,
-            interpolation="nearest",
+            interpolation="nearest", origin=origin,
         )  # fmt: skip
         if known is not None:
             _draw_outlines(panel, np.take(known, centre[axis], axis))

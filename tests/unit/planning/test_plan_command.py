@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from stu_pipeline.cli.console import Console
-from stu_pipeline.cli.plan import EPILOG, name_next_command, plan_command, show_plan
+from stu_pipeline.cli.plan import name_next_command, plan_command, show_plan
 from stu_pipeline.errors import UsageError
 from stu_pipeline.planning.config import ConfigurationForecast, PlanConfig, PlanResult
 from stu_pipeline.planning.scale_choice import ScaleChoice, ScaleRow
@@ -63,7 +63,7 @@ RESULT = PlanResult(
 
 def invoke(*arguments: str) -> object:
     app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command("plan", epilog=EPILOG)(plan_command)
+    app.command("plan")(plan_command)
     return CliRunner().invoke(app, list(arguments))
 
 
