@@ -138,14 +138,18 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn operating-system write failures inside the block into `StorageError`."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except (OSError, RuntimeError) as error:
+        # torch.save raises its own error when a stream fails; the system's comes before it.
+        reason = error.__context__ if isinstance(error, RuntimeError) else error
+        if not isinstance(reason, OSError):
+            raise
+        if reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             problem = f"no space left to write '{path.name}' ({measure_free_gib(path):.2f} GiB free)"
             raise StorageError(
                 problem, where=path.parent, hint="free some space and run the same command again"
             ) from error
-        if error.errno in _NOT_WRITABLE:
-            raise StorageError(f"cannot write '{path.name}': {error.strerror}", where=path.parent) from error
+        if reason.errno in _NOT_WRITABLE:
+            raise StorageError(f"cannot write '{path.name}': {reason.strerror}", where=path.parent) from error
         raise
 
 

@@ -50,6 +50,31 @@ class DatasetPaths:
         return self.raw / "dataset.json"
 
     @property
+    def preprocessed_dataset_json(self) -> Path:
+        """The copy of `dataset.json` that trainings read."""
+        return self.preprocessed / "dataset.json"
+
+    @property
+    def plan_log(self) -> Path:
+        """`plan.log`: what planning did, the engine's output included."""
+        return self.preprocessed / "plan.log"
+
+    @property
+    def plan_lock(self) -> Path:
+        """Held while a plan is made."""
+        return self.preprocessed / ".plan.lock"
+
+    @property
+    def preprocess_lock(self) -> Path:
+        """Held while cases are preprocessed."""
+        return self.preprocessed / ".preprocess.lock"
+
+    @property
+    def fingerprint_manifest(self) -> Path:
+        """From which files the fingerprint was taken."""
+        return self.preprocessed / "dataset_fingerprint.manifest.json"
+
+    @property
     def fingerprint(self) -> Path:
         """`dataset_fingerprint.json` beside the preprocessed data."""
         return self.preprocessed / "dataset_fingerprint.json"
@@ -67,6 +92,14 @@ class DatasetPaths:
     def plan_file(self, plan_name: str) -> Path:
         """The plan file of `plan_name` (for example `stuBPlans`)."""
         return self.preprocessed / f"{plan_name}.json"
+
+    def plan_record(self, plan_name: str) -> Path:
+        """`<plan>.run.json`: how the plan was made."""
+        return self.preprocessed / f"{plan_name}.run.json"
+
+    def scratch_folder(self, data_identifier: str) -> Path:
+        """Where cases of a data folder lie until they are complete."""
+        return self.preprocessed / f".{data_identifier}.partial"
 
     def data_folder(self, data_identifier: str) -> Path:
         """The folder with the preprocessed cases of one data identifier."""
@@ -120,6 +153,17 @@ class RunPaths:
     def checkpoint(self, kind: str) -> Path:
         """`checkpoint_<kind>.pth`, kind being `latest`, `best` or `final`."""
         return self.folder / f"checkpoint_{kind}.pth"
+
+
+def next_stage_folder(model_folder: Path, configuration: str) -> Path:
+    """Where a low-resolution model leaves its predictions for the cascade's `configuration`."""
+    return model_folder / "predicted_next_stage" / configuration
+
+
+def cross_validation_summary(model_folder: Path, num_folds: int) -> Path:
+    """The summary over all folds, named as nnU-Net names it."""
+    folds = "_".join(str(fold) for fold in range(num_folds))
+    return model_folder / f"crossval_results_folds_{folds}" / "summary.json"
 
 
 def fold_folder(model_folder: Path, fold: int | str) -> Path:

@@ -55,7 +55,8 @@ def list_training_cases(raw_folder: Path, dataset_json: DatasetJson) -> list[Cas
     problems += _find_clashes(case.id for case in cases)
     if not problems and len(cases) != dataset_json.num_training:
         problems.append(f"dataset.json says numTraining {dataset_json.num_training}, found {len(cases)} cases")
-    raise_problems(problems, f"the files of '{raw_folder.name}'", raw_folder)
+    hint = "correct the files, or remove the case from imagesTr and labelsTr"
+    raise_problems(problems, f"the files of '{raw_folder.name}'", raw_folder, hint)
     return sorted(cases, key=lambda case: case.id)
 
 

@@ -1,6 +1,6 @@
-"""Read checkpoints as data: no code in them is run, and damage is an error.
+"""Read and write checkpoints as data: no code in them is run, and damage is an error.
 
-Reads: `checkpoint_*.pth` of ours and of stock nnU-Net (a zip archive of `torch.save`).
+Reads: `checkpoint_*.pth` of ours and of stock nnU-Net (a zip archive of `torch.save`). Writes: ours.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from stu_pipeline.errors import ModelError, NonFiniteError
+from stu_pipeline.storage import write_atomically
 
 REQUIRED_KEYS = ("network_weights", "init_args", "trainer_name")
 """What every checkpoint must hold; a training asks for more."""
@@ -79,6 +80,21 @@ def read_checkpoint(
         _check_weights(checkpoint["network_weights"], path)
     # A copy, because stock nnU-Net writes over its checkpoints in place: a mapped tensor would then kill us (SIGBUS).
     return copy.deepcopy({key: value for key, value in checkpoint.items() if key not in without})
+
+
+def write_checkpoint(path: Path, checkpoint: Mapping[str, Any], *, keep_previous: bool = False) -> None:
+    """Write a checkpoint atomically.
+
+    Raises:
+        StorageError: the disk is full or not writable; what was there is untouched.
+    """
+
+    def write(temporary: Path) -> None:
+        # Through a stream: given a path, torch forgets why the system refused a write.
+        with temporary.open("wb") as stream:
+            torch.save(dict(checkpoint), stream)
+
+    write_atomically(path, write, keep_previous=keep_previous)
 
 
 def identify_checkpoint(path: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from stu_pipeline.datasets.cases import Case
 from stu_pipeline.errors import StorageError
 from stu_pipeline.nnunet.output import engine_output
-from stu_pipeline.storage import storage_errors, sync_file, sync_folder
+from stu_pipeline.storage import measure_free_gib, storage_errors, sync_file, sync_folder
 
 CASE_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 """In commit order: the properties come last, so a case with a `.pkl` has its arrays."""
@@ -89,7 +89,11 @@ def _run_engine(job: CaseJob) -> None:
     except RuntimeError as error:
         # blosc2 reports a full disk as "Error while creating the NDArray".
         if "NDArray" in str(error):
-            raise StorageError(f"cannot write case '{job.case.id}'", where=job.scratch_folder) from error
+            raise StorageError(
+                f"cannot write case '{job.case.id}' ({measure_free_gib(job.scratch_folder):.2f} GiB free)",
+                where=job.scratch_folder,
+                hint="free some space and run the same command again",
+            ) from error
         raise
 
 

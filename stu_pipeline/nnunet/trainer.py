@@ -22,7 +22,7 @@ from torch._dynamo import OptimizedModule
 
 from stu_pipeline.errors import ModelError
 from stu_pipeline.log import Listener, ignore_events
-from stu_pipeline.nnunet.checkpoint import read_checkpoint
+from stu_pipeline.nnunet.checkpoint import read_checkpoint, write_checkpoint
 from stu_pipeline.nnunet.events import CheckpointWritten, EpochDone
 from stu_pipeline.nnunet.finite_guard import FiniteGuard
 from stu_pipeline.nnunet.online_scores import count_matches
@@ -30,7 +30,6 @@ from stu_pipeline.nnunet.plain import make_plain
 from stu_pipeline.nnunet.settings import SETTINGS_KEY, TrainerSettings
 from stu_pipeline.nnunet.timed_loader import TimedLoader
 from stu_pipeline.records import describe
-from stu_pipeline.storage import write_atomically
 from stu_pipeline.workspace import RunPaths
 
 _log = logging.getLogger("stu_pipeline.training")
@@ -245,9 +244,7 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
             "inference_allowed_mirroring_axes": make_plain(self.inference_allowed_mirroring_axes),
             SETTINGS_KEY: {"schema": 1, "settings": asdict(self.settings), "torch": str(torch.__version__)},
         }
-        write_atomically(
-            target, lambda temporary: torch.save(checkpoint, temporary), keep_previous="latest" in target.name
-        )
+        write_checkpoint(target, checkpoint, keep_previous="latest" in target.name)
         self._last_checkpoint_s = time.monotonic()
         self.listen(
             CheckpointWritten(

@@ -18,12 +18,13 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
-from stu_pipeline.errors import DataError, NonFiniteError
+from stu_pipeline.datasets.reading import read_label_map
+from stu_pipeline.errors import DataError, NonFiniteError, StorageError
 from stu_pipeline.log import Progress
 from stu_pipeline.nnunet.summary import score_case, summarise_cases, write_summary
 from stu_pipeline.nnunet.trainer import StopTrainingError, nnUNetTrainer
-from stu_pipeline.storage import storage_errors, sync_file
-from stu_pipeline.workspace import DatasetPaths
+from stu_pipeline.storage import measure_free_gib, storage_errors, sync_file
+from stu_pipeline.workspace import DatasetPaths, next_stage_folder
 
 
 def validate_fold(trainer: nnUNetTrainer, dataset: DatasetPaths) -> dict[str, Any]:
@@ -106,10 +107,24 @@ def _predict_case(trainer: nnUNetTrainer, predictor: nnUNetPredictor, cases: Any
             str(scratch / case_id),
             num_threads_torch=torch.get_num_threads(),
         )
+        _require_written(scratch / f"{case_id}{ending}")
         sync_file(scratch / f"{case_id}{ending}")
         (scratch / f"{case_id}{ending}").replace(folder / f"{case_id}{ending}")
         if not any(scratch.iterdir()):
             scratch.rmdir()
+
+
+def _require_written(mask: Path) -> None:
+    # SimpleITK reports no error on a full disk, so only reading back shows what is there.
+    try:
+        read_label_map(mask)
+    except DataError as error:
+        raise StorageError(
+            f"validation mask '{mask.name}' could not be verified after writing "
+            f"({measure_free_gib(mask):.2f} GiB free)",
+            where=mask.parent,
+            hint="free some space and run the same command again",
+        ) from error
 
 
 def _write_next_stages(trainer: nnUNetTrainer, logits: torch.Tensor, case_id: str, properties: Any) -> None:
@@ -140,7 +155,7 @@ def _write_next_stages(trainer: nnUNetTrainer, logits: torch.Tensor, case_id: st
 
 def _next_stages(trainer: nnUNetTrainer) -> list[tuple[str, Path]]:
     names = trainer.configuration_manager.next_stage_names or []
-    return [(name, Path(trainer.output_folder_base) / "predicted_next_stage" / name) for name in names]
+    return [(name, next_stage_folder(Path(trainer.output_folder_base), name)) for name in names]
 
 
 def _is_done(trainer: nnUNetTrainer, folder: Path, case_id: str, ending: str) -> bool:

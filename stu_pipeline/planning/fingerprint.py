@@ -21,7 +21,6 @@ from stu_pipeline.log import Listener, Notice, ignore_events
 from stu_pipeline.storage import read_json, write_json
 from stu_pipeline.workspace import DatasetPaths
 
-MANIFEST_NAME = "dataset_fingerprint.manifest.json"
 _SCHEMA = 1
 _SAMPLE_BYTES = 64 * 1024
 # Below this, starting workers (seconds each) takes longer than the reading.
@@ -54,7 +53,7 @@ def sign_sources(cases: Sequence[Case], dataset_json: DatasetJson) -> dict[str, 
 
 def find_fingerprint(dataset: DatasetPaths, sources: Mapping[str, Any]) -> Fingerprint | None:
     """Return the stored fingerprint when it was measured from exactly these files, else None."""
-    manifest = _read_or_none(dataset.preprocessed / MANIFEST_NAME)
+    manifest = _read_or_none(dataset.fingerprint_manifest)
     content = _read_or_none(dataset.fingerprint)
     if not isinstance(manifest, dict) or not isinstance(content, dict) or "reader_name" not in manifest:
         return None
@@ -110,7 +109,7 @@ def store_fingerprint(
     if path.is_file() and _read_or_none(path) != fingerprint.content:
         listen(Notice(text="the dataset has changed since its fingerprint was measured: measured again"))
     write_json(path, fingerprint.content)
-    write_json(dataset.preprocessed / MANIFEST_NAME, _describe(fingerprint, sources))
+    write_json(dataset.fingerprint_manifest, _describe(fingerprint, sources))
 
 
 def choose_num_workers(wanted: int | None, cases: Sequence[Case]) -> int:

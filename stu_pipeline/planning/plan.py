@@ -82,8 +82,8 @@ def _open_folder(dataset: DatasetPaths, config: PlanConfig) -> Iterator[Path | N
     if config.dry_run:
         yield None
         return
-    log_path = dataset.preprocessed / "plan.log"
-    with hold_lock(dataset.preprocessed / ".plan.lock", what=f"the plan of '{dataset.name}'"), log_to_file(log_path):
+    log_path = dataset.plan_log
+    with hold_lock(dataset.plan_lock, what=f"the plan of '{dataset.name}'"), log_to_file(log_path):
         yield log_path
 
 

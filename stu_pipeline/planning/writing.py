@@ -80,7 +80,7 @@ def prepare_folder(dataset: DatasetPaths, case_ids: Sequence[str], *, listen: Li
     Raises:
         DataError: existing splits name cases that the dataset does not have.
     """
-    target = dataset.preprocessed / "dataset.json"
+    target = dataset.preprocessed_dataset_json
     if not target.is_file() or target.read_bytes() != dataset.dataset_json.read_bytes():
         copy_file(dataset.dataset_json, target)
     provided = dataset.raw / dataset.splits.name
@@ -98,4 +98,4 @@ def write_plan(dataset: DatasetPaths, plan: Mapping[str, Any], config: PlanConfi
     name = str(plan["plans_name"])
     write_plan_file(dataset.plan_file(name), plan)
     inputs = {"dataset.json": dataset.dataset_json, "fingerprint": dataset.fingerprint}
-    write_record(dataset.preprocessed / f"{name}.run.json", stage="plan", config=config, inputs=inputs)
+    write_record(dataset.plan_record(name), stage="plan", config=config, inputs=inputs)

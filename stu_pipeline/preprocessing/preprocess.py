@@ -77,7 +77,7 @@ def preprocess(config: PreprocessConfig, *, listen: Listener = ignore_events) ->
     plan = read_plan_file(dataset.plan_file(config.plan_name))
     cases = list_training_cases(dataset.raw, read_dataset_json(dataset.dataset_json))
     result = PreprocessResult(dataset=dataset.name, plan_name=plan.name)
-    with hold_lock(dataset.preprocessed / ".preprocess.lock", what=f"preprocessed data of '{dataset.name}'"):
+    with hold_lock(dataset.preprocess_lock, what=f"preprocessed data of '{dataset.name}'"):
         _copy_ground_truth(dataset, cases, listen)
         for configuration in config.configurations or (plan.default_configuration,):
             # A cascade stage reads the data of the configuration it inherits from.
@@ -134,7 +134,7 @@ def _make_jobs(dataset: DatasetPaths, plan: PlanFile, configuration: str, todo: 
             dataset_json=dataset_json,
             configuration=configuration,
             data_folder=dataset.data_folder(identifier),
-            scratch_folder=dataset.preprocessed / f".{identifier}.partial",
+            scratch_folder=dataset.scratch_folder(identifier),
         )
         for case in todo
     ]

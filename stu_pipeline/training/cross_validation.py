@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stu_pipeline.workspace import RunPaths, fold_folder
+from stu_pipeline.workspace import RunPaths, cross_validation_summary, fold_folder
 
 
 def summarise_folds(model_folder: Path, num_folds: int) -> Path | None:
@@ -22,7 +22,6 @@ def summarise_folds(model_folder: Path, num_folds: int) -> Path | None:
     if not all(path.is_file() for path in summaries):
         return None
     cases = [case for path in summaries for case in read_summary(path)["metric_per_case"]]
-    name = "crossval_results_folds_" + "_".join(str(fold) for fold in range(num_folds))
-    target = model_folder / name / "summary.json"
+    target = cross_validation_summary(model_folder, num_folds)
     write_summary(target, summarise_cases(cases))
     return target

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stu_pipeline.errors import DataError, UsageError
 from stu_pipeline.training.config import TrainConfig
-from stu_pipeline.workspace import DatasetPaths
+from stu_pipeline.workspace import DatasetPaths, next_stage_folder
 
 if TYPE_CHECKING:
     from stu_pipeline.planfile import PlanFile
@@ -98,7 +98,7 @@ def _require_previous_stage(dataset: DatasetPaths, plan: PlanFile, configuration
     previous = plan.configuration(configuration).previous_stage
     if previous is None:
         return
-    source = dataset.model_folder(plan.name, previous) / "predicted_next_stage" / configuration
+    source = next_stage_folder(dataset.model_folder(plan.name, previous), configuration)
     data = dataset.data_folder(plan.configuration(configuration).data_identifier)
     missing = [case for case in _list_cases(dataset, data) if not (source / f"{case}.b2nd").is_file()]
     if missing:

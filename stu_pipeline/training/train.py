@@ -16,7 +16,7 @@ from stu_pipeline.errors import StoppedError, UsageError
 from stu_pipeline.log import Listener, Notice, ignore_events, log_to_file
 from stu_pipeline.nnunet.events import EpochDone
 from stu_pipeline.records import describe, write_record
-from stu_pipeline.storage import hold_lock, previous_path, read_json
+from stu_pipeline.storage import hold_lock, previous_path, read_json, storage_errors
 from stu_pipeline.training.config import (
     DEFAULT_LEARNING_RATE,
     DEFAULT_NUM_EPOCHS,
@@ -64,6 +64,7 @@ def train(config: TrainConfig, *, listen: Listener = ignore_events) -> TrainResu
     Raises:
         DataError: the dataset, its preprocessed data or the fold is missing.
         ModelError: there is no such plan, or its checkpoints cannot be used.
+        StorageError: the disk is full or not writable; the last checkpoint is intact.
         LockedError: another run trains this fold.
         NonFiniteError: the loss stayed non-finite; the last checkpoint is intact.
         StoppedError: a signal stopped the run, its state is saved.
@@ -78,7 +79,7 @@ def train(config: TrainConfig, *, listen: Listener = ignore_events) -> TrainResu
     require_preprocessed(dataset, plan, configuration)
     start = time.monotonic()
     what = f"fold {config.fold} of '{job.model_folder.name}'"
-    with hold_lock(job.paths.lock, what=what), log_to_file(job.paths.log):
+    with hold_lock(job.paths.lock, what=what), log_to_file(job.paths.log), storage_errors(job.paths.folder):
         _run(job, listen)
     return _describe_result(job, elapsed_s=time.monotonic() - start, was_finished=False)
 
@@ -109,7 +110,7 @@ def _run(job: _Job, listen: Listener) -> None:
     ):
         trainer = open_trainer(
             job.plan.raw,
-            read_json(job.dataset.preprocessed / "dataset.json"),
+            read_json(job.dataset.preprocessed_dataset_json),
             configuration=job.configuration,
             fold=config.fold,
             device=device,
@@ -206,7 +207,7 @@ def _record_start(job: _Job, settings: TrainerSettings, resume: ResumePoint | No
         config=job.config,
         inputs={
             "plan": job.dataset.plan_file(job.plan.name),
-            "dataset_json": job.dataset.preprocessed / "dataset.json",
+            "dataset_json": job.dataset.preprocessed_dataset_json,
         },
         settings=settings,
         continued_from={"checkpoint": resume.path.name, "epoch": resume.epoch} if resume else None,
@@ -225,7 +226,7 @@ def _describe_start(job: _Job, settings: TrainerSettings, device: str, resume: R
 def _describe_result(job: _Job, *, elapsed_s: float, was_finished: bool) -> TrainResult:
     paths = job.paths
     summary = read_json(paths.validation_summary)
-    names = _name_labels(read_json(job.dataset.preprocessed / "dataset.json")["labels"])
+    names = _name_labels(read_json(job.dataset.preprocessed_dataset_json)["labels"])
     record = read_json(paths.record) if paths.record.is_file() else {}
     return TrainResult(
         dataset=job.dataset.name,

@@ -107,10 +107,10 @@ def test_the_next_command_fits_what_was_done(config: PlanConfig, expected: str) 
     assert name_next_command(config, RESULT) == expected
 
 
-def test_help_ends_with_two_examples() -> None:
+def test_help_shows_two_examples() -> None:
     outcome = invoke("--help")
     assert outcome.exit_code == 0
-    assert outcome.stdout.rstrip().endswith("stu plan 4 --scale L --gpu-memory 24 --dry-run")
+    assert "stu plan 4 --scale L --gpu-memory 24 --dry-run" in outcome.stdout
     assert outcome.stdout.count("\n  stu plan ") == 2
 
 
