@@ -65,6 +65,12 @@ def previous_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files that a killed run left. Call it under the folder's lock only."""
+    for file in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        file.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     write_atomically(path, lambda temporary: _dump(temporary, data))

@@ -20,7 +20,7 @@ from stu_pipeline.prediction.config import CaseReport, PredictConfig
 from stu_pipeline.prediction.model_folder import ModelFolder
 from stu_pipeline.prediction.outputs import Outputs
 from stu_pipeline.records import describe
-from stu_pipeline.storage import TEMPORARY_PREFIX, hash_file, read_json, storage_errors, sync_file, write_json
+from stu_pipeline.storage import hash_file, read_json, storage_errors, sync_file, write_json
 
 SCHEMA = 1
 
@@ -118,12 +118,6 @@ def describe_recipe(config: PredictConfig, folders: Sequence[ModelFolder]) -> di
 def hash_inputs(case: Case) -> dict[str, str]:
     """Return the SHA-256 of every channel file of a case, by name."""
     return {file.name: hash_file(file) for file in case.image_files}
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files that a killed run left. Only under the folder's lock."""
-    for file in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        file.unlink(missing_ok=True)
 
 
 def _describe_model(folder: ModelFolder) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from stu_pipeline.prediction.case_runner import CaseFailure, CaseRunner
 from stu_pipeline.prediction.config import CaseReport, PredictConfig, PredictResult
 from stu_pipeline.prediction.device import choose_autocast, choose_device
 from stu_pipeline.prediction.ensemble import Ensemble, InferenceSettings
-from stu_pipeline.prediction.manifest import Manifest, describe_recipe, remove_leftovers
+from stu_pipeline.prediction.manifest import Manifest, describe_recipe
 from stu_pipeline.prediction.model_folder import DATASET_FILE, PLAN_FILE, ModelFolder, open_model_folder
 from stu_pipeline.prediction.outputs import LOCK_FILE, RECORD_FILE, Outputs, choose_outputs
 from stu_pipeline.records import write_record
-from stu_pipeline.storage import copy_file, hold_lock, storage_errors
+from stu_pipeline.storage import copy_file, hold_lock, remove_leftovers, storage_errors
 
 _MAX_LISTED = 10
 

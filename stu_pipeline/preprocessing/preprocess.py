@@ -13,7 +13,7 @@ from stu_pipeline.errors import DataError, UsageError
 from stu_pipeline.log import Listener, Notice, Progress, ignore_events
 from stu_pipeline.preprocessing.manifest import CaseSource, Manifest, ManifestKeeper, read_manifest, write_manifest
 from stu_pipeline.preprocessing.resources import choose_num_workers, forecast_disk_gib, require_disk
-from stu_pipeline.storage import copy_file, hash_file, hold_lock, read_json
+from stu_pipeline.storage import copy_file, hash_file, hold_lock, read_json, remove_leftovers
 from stu_pipeline.workers import run_in_workers
 from stu_pipeline.workspace import DatasetPaths, find_dataset
 
@@ -78,6 +78,7 @@ def preprocess(config: PreprocessConfig, *, listen: Listener = ignore_events) ->
     cases = list_training_cases(dataset.raw, read_dataset_json(dataset.dataset_json))
     result = PreprocessResult(dataset=dataset.name, plan_name=plan.name)
     with hold_lock(dataset.preprocess_lock, what=f"preprocessed data of '{dataset.name}'"):
+        remove_leftovers(dataset.ground_truth)
         _copy_ground_truth(dataset, cases, listen)
         for configuration in config.configurations or (plan.default_configuration,):
             # A cascade stage reads the data of the configuration it inherits from.

@@ -16,7 +16,7 @@ from stu_pipeline.errors import StoppedError, UsageError
 from stu_pipeline.log import Listener, Notice, ignore_events, log_to_file
 from stu_pipeline.nnunet.events import EpochDone
 from stu_pipeline.records import describe, write_record
-from stu_pipeline.storage import hold_lock, previous_path, read_json, storage_errors
+from stu_pipeline.storage import hold_lock, previous_path, read_json, remove_leftovers, storage_errors
 from stu_pipeline.training.config import (
     DEFAULT_LEARNING_RATE,
     DEFAULT_NUM_EPOCHS,
@@ -80,6 +80,7 @@ def train(config: TrainConfig, *, listen: Listener = ignore_events) -> TrainResu
     start = time.monotonic()
     what = f"fold {config.fold} of '{job.model_folder.name}'"
     with hold_lock(job.paths.lock, what=what), log_to_file(job.paths.log), storage_errors(job.paths.folder):
+        remove_leftovers(job.paths.folder)
         _run(job, listen)
     return _describe_result(job, elapsed_s=time.monotonic() - start, was_finished=False)
 
@@ -248,6 +249,8 @@ def _name_labels(labels: dict[str, Any]) -> dict[str, str]:
     """Map the keys of a summary, `1` or `(1, 2)` for a region, to label names."""
     names = {}
     for name, ids in labels.items():
-        is_region = isinstance(ids, list) and len(ids) > 1
-        names[str(tuple(ids)) if is_region else str(ids[0] if isinstance(ids, list) else ids)] = name
+        values = ids if isinstance(ids, list) else [ids]
+        names[str(tuple(values))] = name
+        if len(values) == 1:  # beside true regions nnU-Net keeps a list of one label as it is
+            names[str(values[0])] = name
     return names
