@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Tests and the demo keep two cores busy with processes, not threads.
 export OMP_NUM_THREADS ?= 2
+# Threads that spin while they wait make a busy machine many times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all check format docs plans bench gpu clean

@@ -151,7 +151,9 @@ def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
             item = connection.recv()
         except (EOFError, OSError):
             return
-        connection.send(_call(function, item))
+        answer = _call(function, item)
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone; the next recv ends us
+            connection.send(answer)
 
 
 def _describe_exit(code: int | None) -> str:

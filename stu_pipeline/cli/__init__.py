@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
+from types import FrameType
 from typing import Any, NoReturn
 
 BUG_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
+TERMINATED_EXIT_CODE = 143
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM, raised where the program is, so that everything is closed and noted as after Ctrl-C."""
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its code (docs/reference/errors.md)."""
-    sys.exit(run(sys.argv[1:]))
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = run(sys.argv[1:])
+    except _TerminatedError:
+        sys.stderr.write("error: stopped by signal 15\n hint: run the same command to continue\n")
+        code = TERMINATED_EXIT_CODE
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -47,6 +60,11 @@ def run(arguments: list[str]) -> int:
         return INTERRUPTED_EXIT_CODE
     except Exception as error:
         return _report_bug(error)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    raise _TerminatedError
 
 
 def _report_bug(error: Exception) -> int:

@@ -5,6 +5,7 @@ Reads: raw dataset, plan file. Writes: data folders, their manifests beside them
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,6 +168,8 @@ def _run_cases(
             else:
                 raise outcome.error
             listen(Progress(step=f"preprocess {planned.name}", done=count, total=len(jobs), item=case_id))
+    with contextlib.suppress(OSError):  # every worker is done, so it is empty
+        jobs[0].scratch_folder.rmdir()
     if failures:
         raise DataError(
             f"{len(failures)} of {len(jobs)} cases could not be preprocessed",

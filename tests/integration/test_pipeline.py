@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,25 @@ def test_planning_again_changes_nothing(tiny: Tiny, capfd):
     assert hash_tree(tiny.preprocessed) == before
 
 
+def test_a_stopped_planning_keeps_its_cases_and_continues(tmp_path: Path, capfd):
+    workspace = make_workspace(tmp_path)
+    raw = write_tiny_dataset(workspace.raw, 905, num_cases=16, shape=(32, 40, 48))
+    folder = workspace.preprocessed / raw.name
+    command = ("plan", 905, "--scale", "S", "--gpu-memory", 8, "--workers", 1)
+    running = start_stu(workspace, *command)
+    _wait_for(lambda: list(folder.glob("nnUNetPlans_3d_fullres/*.pkl")), running)
+    running.send_signal(signal.SIGTERM)
+    output, _ = running.communicate(timeout=_WAIT_S)
+    assert running.returncode == 143, output
+    assert "error: stopped by signal 15" in output and "Traceback" not in output
+    assert _end_processes(running.pid)
+    assert run_stu(workspace, *command) == 0
+    out = capfd.readouterr().out
+    assert "0 cases preprocessed" not in out and " 0 were there" not in out
+    assert len(list(folder.glob("nnUNetPlans_3d_fullres/*.b2nd"))) == 32
+    assert not list(folder.rglob(".stu-tmp-*")) and not list(folder.glob(".*.partial"))
+
+
 def test_a_finished_fold_is_not_trained_again(tiny: Tiny, trained: Path, capfd):
     before = hash_tree(trained)
     assert run_stu(tiny.workspace, "train", DATASET_ID, "--scale", "S", "--fold", 0, "--epochs", 5) == 0
@@ -97,13 +117,13 @@ def test_a_stopped_training_continues_where_it_was(narrow: Workspace):
     command = ("train", DATASET_ID, "--fold", 2, *size)
     fold = _fold(narrow, "3d_fullres", 2)
     running = start_stu(narrow, *command)
-    _wait_for_lines(fold / "metrics.jsonl", running)
+    _wait_for(lambda: _has_lines(fold / "metrics.jsonl"), running)
     assert len(_list_processes(running.pid)) > 1, "the loader runs in a process of its own"
     running.send_signal(signal.SIGTERM)
     output, _ = running.communicate(timeout=_WAIT_S)
     assert running.returncode == 143, output
     assert "error: stopped by signal 15 at epoch 1, state saved" in output and "Traceback" not in output
-    assert not _list_processes(running.pid)
+    assert _end_processes(running.pid)
     stopped = torch.load(fold / "checkpoint_latest.pth", weights_only=True)
     assert stopped["current_epoch"] == 1
     assert not (fold / "checkpoint_final.pth").exists()
@@ -121,7 +141,7 @@ def test_a_killed_training_continues_from_its_last_checkpoint(narrow: Workspace)
     command = ("train", DATASET_ID, "--fold", 3, "--epochs", 3, "--iterations", 30, "--device", "cpu", "--workers", 0)
     fold = _fold(narrow, "3d_fullres", 3)
     running = start_stu(narrow, *command)
-    _wait_for_lines(fold / "metrics.jsonl", running)
+    _wait_for(lambda: _has_lines(fold / "metrics.jsonl"), running)
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate(timeout=_WAIT_S)
     best = fold / "checkpoint_best.pth"
@@ -248,14 +268,26 @@ def _fold(workspace: Workspace, configuration: str, fold: int) -> Path:
     return workspace.results / dataset / f"nnUNetTrainer__{PLAN}__{configuration}" / f"fold_{fold}"
 
 
-def _wait_for_lines(path: Path, running: subprocess.Popen[str]) -> None:
-    """Wait until a file has a line, which is when the first epoch is over."""
+def _wait_for(is_reached: Callable[[], object], running: subprocess.Popen[str]) -> None:
     end = time.monotonic() + _WAIT_S
-    while not (path.is_file() and path.read_text().endswith("\n")):
+    while not is_reached():
         if running.poll() is not None:
             pytest.fail(f"it ended early:\n{running.communicate()[0]}")
-        assert time.monotonic() < end, f"no line in '{path.name}' after {_WAIT_S} s"
+        assert time.monotonic() < end, f"nothing happened in {_WAIT_S} s"
+        time.sleep(0.02)
+
+
+def _has_lines(path: Path) -> bool:
+    """Tell whether an epoch is over: its line is written."""
+    return path.is_file() and path.read_text().endswith("\n")
+
+
+def _end_processes(session: int) -> bool:
+    """Wait a moment for what ends by itself once its parent is gone, and tell whether nothing is left."""
+    end = time.monotonic() + 10
+    while _list_processes(session) and time.monotonic() < end:
         time.sleep(0.05)
+    return not _list_processes(session)
 
 
 def _list_processes(session: int) -> list[int]:
