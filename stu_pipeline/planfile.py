@@ -5,6 +5,7 @@ Reads and writes: `<plan name>.json` beside the preprocessed data, `plans.json` 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,6 +50,12 @@ class ConfigurationPlan:
     def num_axes(self) -> int:
         """Count the spatial axes of the network: 2 or 3."""
         return len(self.patch_size)
+
+    @property
+    def smallest_map_voxels(self) -> int:
+        """Voxels of the network's deepest feature map."""
+        steps = [math.prod(stride[axis] for stride in self.strides) for axis in range(self.num_axes)]
+        return math.prod(size // step for size, step in zip(self.patch_size, steps, strict=True))
 
     @property
     def arch_kwargs(self) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from stu_pipeline.log import Listener
 from stu_pipeline.nnunet.settings import TrainerSettings
 from stu_pipeline.nnunet.trainer import nnUNetTrainer
 
+MIN_BF16_MAP_VOXELS = 64
+"""Deepest feature map for which bf16 is trusted on the CPU; wrong gradients were seen at 8, none at 175."""
+
 
 def choose_device(wanted: str) -> torch.device:
     """Choose the device: `auto` takes CUDA, else MPS, else the CPU.
@@ -32,8 +35,15 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def choose_precision(wanted: str, device: torch.device) -> str:
+def choose_precision(wanted: str, device: torch.device, *, smallest_map_voxels: int | None = None) -> str:
     """Choose the precision: `auto` is bf16 where the hardware computes it, else fp16 on CUDA, else fp32.
+
+    Args:
+        wanted: `auto`, `bf16`, `fp16` or `fp32`.
+        device: where the network runs.
+        smallest_map_voxels: size of the deepest feature map. On the CPU, PyTorch 2.13 with several threads computes
+            wrong bf16 weight gradients for maps of a few voxels (docs/decisions/0007-cpu-bf16-needs-large-maps.md),
+            so `auto` takes fp32 there.
 
     Raises:
         UsageError: fp16 without a GPU.
@@ -41,7 +51,8 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     if wanted == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        return "bf16" if device.type == "cpu" and cpu_computes_bf16() else "fp32"
+        is_safe = smallest_map_voxels is None or smallest_map_voxels >= MIN_BF16_MAP_VOXELS
+        return "bf16" if device.type == "cpu" and cpu_computes_bf16() and is_safe else "fp32"
     if wanted == "fp16" and device.type != "cuda":
         raise UsageError("fp16 needs a CUDA device", hint="use --precision bf16 or fp32")
     if wanted == "bf16" and device.type == "mps":

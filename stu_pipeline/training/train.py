@@ -93,7 +93,9 @@ def _run(job: _Job, listen: Listener) -> None:
     config, paths = job.config, job.paths
     resume = _choose_start(config, paths, listen)
     device = choose_device(config.device)
-    settings = _merge_settings(config, resume, choose_precision(config.precision, device))
+    smallest = job.plan.configuration(job.configuration).smallest_map_voxels
+    precision = choose_precision(config.precision, device, smallest_map_voxels=smallest)
+    settings = _merge_settings(config, resume, precision)
     story = RunStory(paths, first_epoch=resume.epoch if resume else 0)
     # One core is left for the process that trains.
     workers = min(_MAX_LOADER_WORKERS, max(1, count_usable_cores() - 1))
