@@ -28,7 +28,8 @@ def main() -> None:
         ours = make_step(build_stunet(scale), device, torch.bfloat16)
         stock = make_step(build_stock(), device, torch.float16 if device.type == "cuda" else None)
         patch = "x".join(str(size) for size in PATCH)
-        report(f"training step, {scale} bf16 against PlainConvUNet, {patch} batch {BATCH}", ours, stock)
+        precision = "fp16" if device.type == "cuda" else "fp32"  # what stock runs in
+        report(f"step, {scale} bf16; PlainConvUNet {precision}; {patch} batch {BATCH}", ours, stock)
     report("`stu --help` against `nnUNetv2_predict -h`", run_command("stu_pipeline", "--help"), run_stock_help())
 
 
