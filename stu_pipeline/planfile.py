@@ -15,6 +15,7 @@ from typing import Any
 from stu_pipeline.errors import DataError, ModelError, UsageError
 from stu_pipeline.networks.scales import SCALES, Scale
 from stu_pipeline.plan_architecture import parse_architecture, resolve_configuration
+from stu_pipeline.plan_execution import Execution, find_execution
 from stu_pipeline.storage import read_json, write_json
 
 STU_KEY = "stu"
@@ -43,6 +44,8 @@ class ConfigurationPlan:
     network_class: str
     previous_stage: str | None
     next_stage: str | None
+    execution: Execution
+    """How a training step runs: micro-batch, activation checkpointing. `batch_size` is the effective batch."""
     raw: dict[str, Any]
     """The resolved configuration as in the file. Not to be changed."""
 
@@ -198,10 +201,7 @@ def preprocessing_settings(plan: Mapping[str, Any], configuration: str) -> dict[
 def _parse(raw: Any, path: Path | None) -> PlanFile:
     if not isinstance(raw, dict):
         raise TypeError(f"expected an object, found a {type(raw).__name__}")
-    configurations = {
-        name: _parse_configuration(name, resolve_configuration(raw["configurations"], name), path)
-        for name in raw["configurations"]
-    }
+    configurations = {name: _parse_configuration(raw, name, path) for name in raw["configurations"]}
     if not configurations:
         raise ValueError("it has no configurations")
     name = str(raw["plans_name"])
@@ -224,7 +224,8 @@ def _parse(raw: Any, path: Path | None) -> PlanFile:
     )
 
 
-def _parse_configuration(name: str, resolved: dict[str, Any], path: Path | None) -> ConfigurationPlan:
+def _parse_configuration(raw: Mapping[str, Any], name: str, path: Path | None) -> ConfigurationPlan:
+    resolved = resolve_configuration(raw["configurations"], name)
     identifier = str(resolved["data_identifier"])
     for text in (name, identifier):
         if not _NAME.match(text):
@@ -248,6 +249,7 @@ def _parse_configuration(name: str, resolved: dict[str, Any], path: Path | None)
         network_class=network_class,
         previous_stage=None if previous is None else str(previous),
         next_stage=None if following is None else str(following),
+        execution=find_execution(raw.get(STU_KEY), raw["configurations"], name),
         raw=resolved,
     )
 

@@ -12,11 +12,13 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from stu_pipeline.errors import DataError, LockedError, StorageError
 
@@ -44,7 +46,7 @@ def write_atomically(
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=suffix or path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_name_temporary(path), suffix=suffix or path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -65,10 +67,16 @@ def previous_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files that a killed run left. Call it under the folder's lock only."""
-    for file in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        file.unlink(missing_ok=True)
+def remove_leftovers(target: Path) -> None:
+    """Delete temporary files that a killed run left: those of one file, or all of them in a folder.
+
+    Call it only while holding the lock under which they are written.
+    """
+    folder, prefix = (target, TEMPORARY_PREFIX) if target.is_dir() else (target.parent, _name_temporary(target))
+    if folder.is_dir():
+        for file in folder.iterdir():
+            if file.name.startswith(prefix) and file.is_file():
+                file.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -96,7 +104,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise DataError(f"'{path.name}' not found", where=path.parent) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, not text, or a number of thousands of digits
         raise DataError(f"'{path.name}' is not valid JSON: {error}", where=path) from error
     except OSError as error:
         raise DataError(f"'{path.name}' cannot be read: {error.strerror}", where=path) from error
@@ -105,6 +113,34 @@ def read_json(path: Path) -> Any:
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file atomically."""
     write_atomically(target, lambda temporary: _copy(source, temporary))
+
+
+def move_file(source: Path, target: Path) -> None:
+    """Move a finished, flushed file to its final name; its folder is not flushed (`sync_folder`).
+
+    Raises:
+        StorageError: the target cannot be written. It is untouched then.
+    """
+    with storage_errors(target):
+        try:
+            source.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            copy_file(source, target)  # the target lies on another disk
+            source.unlink()
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a text file and flush it to the disk. A kill leaves at most a torn last line.
+
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
+    with storage_errors(path), path.open("a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def hash_file(path: Path) -> str:
@@ -163,30 +199,64 @@ def storage_errors(path: Path) -> Iterator[None]:
 def hold_lock(path: Path, *, what: str) -> Iterator[None]:
     """Hold an exclusive lock file, so that one run writes to a target at a time.
 
-    The kernel drops the lock when the process dies, so a stale file never blocks.
+    The file says who holds it and goes when the block ends. The kernel drops the lock when the process
+    dies, so a stale file never blocks.
 
     Raises:
-        LockedError: another process holds it.
+        LockedError: another process holds it; the message names it.
+        StorageError: the file cannot be made or the file system knows no locks.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("a+", encoding="utf-8")
-    with stream:
+    with _open_lock(path, what) as stream:
+        try:
+            with storage_errors(path):
+                started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+                holder = f"{os.getpid()} on {platform.node() or 'this machine'} since {started}"
+                os.ftruncate(stream.fileno(), 0)
+                os.write(stream.fileno(), holder.encode())
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _open_lock(path: Path, what: str) -> TextIO:
+    """Open the file under `path` and lock it."""
+    while True:
+        with storage_errors(path):
+            stream = path.open("a+", encoding="utf-8")
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            stream.seek(0)
-            holder = stream.read().strip() or "unknown"
+            # A holder that was just done has unlinked what we opened: a lock on it keeps nobody out.
+            if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                return stream
+        except FileNotFoundError:
+            pass
+        except BlockingIOError as error:
+            holder = _read_holder(stream)
+            stream.close()
             raise LockedError(
                 f"{what} is in use by process {holder}", where=path, hint="wait for it, or stop it"
             ) from error
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-        try:
-            yield
-        finally:
-            stream.truncate(0)
+        except OSError as error:
+            stream.close()
+            raise StorageError(f"cannot lock '{path.name}': {error.strerror}", where=path.parent) from error
+        stream.close()
+
+
+def _read_holder(stream: TextIO) -> str:
+    # Who has just got the lock may not have put its name down yet.
+    for _ in range(20):
+        stream.seek(0)
+        if holder := stream.read().strip():
+            return holder
+        time.sleep(0.05)
+    return "unknown"
+
+
+def _name_temporary(path: Path) -> str:
+    # Cut, as a name may have 255 bytes at most and a random part and an ending follow.
+    return f"{TEMPORARY_PREFIX}{path.name.encode()[:160].decode(errors='ignore')}-"
 
 
 def _copy(source: Path, target: Path) -> None:

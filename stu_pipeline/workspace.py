@@ -1,6 +1,6 @@
 """Every path of the project: where datasets, preprocessed data, plans and runs live.
 
-The layout is nnU-Net's (docs/reference/folders.md). No other module joins these names.
+The layout is nnU-Net's (docs/reference/folders.md). No module but this one and `run_paths` joins these names.
 """
 
 from __future__ import annotations
@@ -14,6 +14,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stu_pipeline.errors import DataError, UsageError
+from stu_pipeline.run_paths import RunPaths, cross_validation_summary, fold_folder, next_stage_folder
+
+__all__ = [
+    "DEFAULT_WORKSPACE",
+    "TRAINER_NAME",
+    "WORKSPACE_VARIABLE",
+    "DatasetPaths",
+    "RunPaths",
+    "Workspace",
+    "cross_validation_summary",
+    "find_dataset",
+    "fold_folder",
+    "import_record",
+    "list_dataset_names",
+    "next_stage_folder",
+    "open_workspace",
+    "split_dataset_name",
+    "use_workspace",
+]
 
 # The trainer class carries the stock name, so that stock commands find the folder by default.
 TRAINER_NAME = "nnUNetTrainer"
@@ -29,6 +48,11 @@ class Workspace:
     raw: Path
     preprocessed: Path
     results: Path
+
+    @property
+    def import_lock(self) -> Path:
+        """Held while a dataset in another form is described among the raw ones."""
+        return self.raw / ".import.lock"
 
 
 _chosen: contextvars.ContextVar[Workspace | None] = contextvars.ContextVar("workspace", default=None)
@@ -70,9 +94,9 @@ class DatasetPaths:
         return self.preprocessed / ".preprocess.lock"
 
     @property
-    def fingerprint_manifest(self) -> Path:
-        """From which files the fingerprint was taken."""
-        return self.preprocessed / "dataset_fingerprint.manifest.json"
+    def inspections(self) -> Path:
+        """What was found in each case when it was last read; without it the cases are read again."""
+        return self.preprocessed / ".inspections"
 
     @property
     def fingerprint(self) -> Path:
@@ -85,9 +109,24 @@ class DatasetPaths:
         return self.preprocessed / "splits_final.json"
 
     @property
+    def provided_splits(self) -> Path:
+        """`splits_final.json` beside the raw data: the user's own."""
+        return self.raw / "splits_final.json"
+
+    @property
+    def splits_record(self) -> Path:
+        """How the splits were made."""
+        return self.preprocessed / "splits_final.manifest.json"
+
+    @property
     def ground_truth(self) -> Path:
         """`gt_segmentations`: label maps on the original grid, for the validation."""
         return self.preprocessed / "gt_segmentations"
+
+    @property
+    def ground_truth_manifest(self) -> Path:
+        """From which label maps `gt_segmentations` was copied."""
+        return self.preprocessed / "gt_segmentations.manifest.json"
 
     def plan_file(self, plan_name: str) -> Path:
         """The plan file of `plan_name` (for example `stuBPlans`)."""
@@ -109,66 +148,18 @@ class DatasetPaths:
         """What is known to be complete in a data folder (beside it: nnU-Net reads every file inside)."""
         return self.preprocessed / f"{data_identifier}.manifest.json"
 
+    def journal(self, data_identifier: str) -> Path:
+        """Cases finished since the manifest was written, one line each; gone when nothing runs."""
+        return self.preprocessed / f"{data_identifier}.manifest.jsonl"
+
     def model_folder(self, plan_name: str, configuration: str) -> Path:
         """The folder that holds all folds of one plan and configuration."""
         return self.results / f"{TRAINER_NAME}__{plan_name}__{configuration}"
 
 
-@dataclass(frozen=True, slots=True)
-class RunPaths:
-    """The files of one run (one fold), inside a model folder."""
-
-    folder: Path
-
-    @property
-    def record(self) -> Path:
-        """`run.json`: what was run."""
-        return self.folder / "run.json"
-
-    @property
-    def log(self) -> Path:
-        """`run.log`: everything, the engine's output included."""
-        return self.folder / "run.log"
-
-    @property
-    def metrics(self) -> Path:
-        """`metrics.jsonl`: one line per epoch."""
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def progress_picture(self) -> Path:
-        """`progress.png`."""
-        return self.folder / "progress.png"
-
-    @property
-    def lock(self) -> Path:
-        """Held while a training writes here."""
-        return self.folder / ".lock"
-
-    @property
-    def validation_summary(self) -> Path:
-        """`validation/summary.json` of the final validation."""
-        return self.folder / "validation" / "summary.json"
-
-    def checkpoint(self, kind: str) -> Path:
-        """`checkpoint_<kind>.pth`, kind being `latest`, `best` or `final`."""
-        return self.folder / f"checkpoint_{kind}.pth"
-
-
-def next_stage_folder(model_folder: Path, configuration: str) -> Path:
-    """Where a low-resolution model leaves its predictions for the cascade's `configuration`."""
-    return model_folder / "predicted_next_stage" / configuration
-
-
-def cross_validation_summary(model_folder: Path, num_folds: int) -> Path:
-    """The summary over all folds, named as nnU-Net names it."""
-    folds = "_".join(str(fold) for fold in range(num_folds))
-    return model_folder / f"crossval_results_folds_{folds}" / "summary.json"
-
-
-def fold_folder(model_folder: Path, fold: int | str) -> Path:
-    """The folder of one fold (`0`... or `all`) inside a model folder."""
-    return model_folder / f"fold_{fold}"
+def import_record(raw_folder: Path) -> Path:
+    """What an imported dataset was made from; absent for others."""
+    return raw_folder / "stu_import.json"
 
 
 @contextlib.contextmanager
@@ -223,6 +214,12 @@ def find_dataset(dataset: str, workspace: Workspace | None = None) -> DatasetPat
     if Path(dataset).is_dir():
         return _paths_of(Path(dataset).absolute(), workspace)
     raise _not_found(dataset, workspace)
+
+
+def split_dataset_name(name: str) -> tuple[int, str] | None:
+    """Split `Dataset004_Hippocampus` into 4 and 'Hippocampus'; None when it is no dataset's name."""
+    match = _DATASET_NAME.match(name)
+    return (int(match[1]), match[2]) if match else None
 
 
 def _paths_of(raw: Path, workspace: Workspace) -> DatasetPaths:

@@ -53,6 +53,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """Talk: one line on stderr."""
+        text = _escape_lines(text)
         if self.verbosity >= 0:
             if self._bar is not None:
                 self._bar.console.print(text, markup=False, highlight=False)
@@ -68,7 +69,7 @@ class Console:
         """Result: text on stdout (nothing with `--json`)."""
         if not self.as_json:
             self.close()
-            sys.stdout.write(f"{text}\n")
+            sys.stdout.write(f"{_escape_lines(text)}\n")
             sys.stdout.flush()
 
     def show_table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -86,7 +87,7 @@ class Console:
             numeric = bool(rows) and all(_looks_numeric(row[index]) for row in rows)
             table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
         for row in rows:
-            table.add_row(*[Text(cell) for cell in row])  # not str: brackets in a name are no markup
+            table.add_row(*[Text(_escape_lines(cell)) for cell in row])  # not str: brackets in a name are no markup
         terminal.print(title, style="italic", markup=False)
         terminal.print(table)
 
@@ -97,7 +98,7 @@ class Console:
             document = describe(result)
             if isinstance(document, dict) and next_command:
                 document["next"] = next_command
-            sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
         elif next_command:
             sys.stdout.write(f"next: {next_command}\n")
         sys.stdout.flush()
@@ -162,7 +163,7 @@ def print_error(error: StuError, *, as_json: bool = False) -> None:
             "hint": error.hint or None,
             "details": list(error.details),
         }
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
 def format_seconds(seconds: float) -> str:
@@ -180,6 +181,10 @@ def format_seconds(seconds: float) -> str:
 def escape_controls(text: str) -> str:
     """Replace control characters, so that a file name cannot drive the terminal."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _escape_lines(text: str) -> str:
+    return "\n".join(escape_controls(line) for line in text.split("\n"))
 
 
 def _duplicate(stream: TextIO) -> TextIO:

@@ -1,4 +1,4 @@
-"""`stu plan`: flags, planning, the table of scales, preprocessing."""
+"""`stu plan`: flags, planning, preprocessing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stu_pipeline.cli.options import (
-    DatasetArgument,
     DebugOption,
     JsonOption,
     QuietOption,
@@ -16,23 +15,23 @@ from stu_pipeline.cli.options import (
     WorkersOption,
     open_console,
 )
+from stu_pipeline.cli.plan_view import show_plan
 from stu_pipeline.planning.config import PlanConfig, PlanResult
 
 if TYPE_CHECKING:
     from stu_pipeline import PreprocessResult
     from stu_pipeline.cli.console import Console
 
-_DEFAULTS = PlanConfig(dataset="")
-_SOURCES = {
-    "given": "as given",
-    "plan": "as in the existing plan, --gpu-memory changes it",
-    "detected": "of this machine's GPU",
-    "default": "no GPU found, --gpu-memory changes it",
-}
+_DEFAULTS = PlanConfig(dataset="DATASET")
+_IMPORT = "Two folders instead of a dataset"
+_FOLDS = "Folds"
 
 
 def plan_command(
-    dataset: DatasetArgument,
+    dataset: Annotated[
+        str,
+        typer.Argument(help="Id (4), name (Dataset004_Hippocampus) or path: nnU-Net v2, Decathlon or nnU-Net v1."),
+    ] = "",
     scale: Annotated[str, typer.Option("--scale", help="auto, S, B, L or H.")] = _DEFAULTS.scale,
     gpu_memory: Annotated[
         float | None,
@@ -48,12 +47,42 @@ def plan_command(
             "--configuration", help="What to preprocess, repeatable (default: 3d_fullres, or 2d for flat data)."
         ),
     ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of images.", rich_help_panel=_IMPORT)
+    ] = _DEFAULTS.images,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="Folder of their label maps.", rich_help_panel=_IMPORT)
+    ] = _DEFAULTS.labels,
+    dataset_name: Annotated[
+        str | None, typer.Option("--dataset-name", help="What to call an imported dataset.", rich_help_panel=_IMPORT)
+    ] = _DEFAULTS.dataset_name,
+    channels: Annotated[
+        str, typer.Option("--channels", help="Names of the channels: CT, or T1,T2.", rich_help_panel=_IMPORT)
+    ] = _DEFAULTS.channels,
+    folds: Annotated[
+        int | None, typer.Option("--folds", help="Number of folds (default: five).", rich_help_panel=_FOLDS)
+    ] = _DEFAULTS.num_folds,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            "--group-by",
+            help="Keep patients together: a pattern for the patient in a case id, or a CSV with case,group.",
+            rich_help_panel=_FOLDS,
+        ),
+    ] = _DEFAULTS.group_by,
+    stratify: Annotated[
+        bool, typer.Option("--stratify", help="Spread rare labels over the folds.", rich_help_panel=_FOLDS)
+    ] = _DEFAULTS.stratify,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Measure a few training steps on this machine.")
+    ] = _DEFAULTS.probe,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, write nothing.")] = _DEFAULTS.dry_run,
     preprocess: Annotated[
         bool, typer.Option("--preprocess/--no-preprocess", help="Preprocess the cases once the plan is written.")
     ] = True,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace a plan that trainings used, and preprocess finished cases again.")
+        bool,
+        typer.Option("--force", help="Replace a plan that trainings used, and folds that nobody trained."),
     ] = _DEFAULTS.force,
     workers: WorkersOption = _DEFAULTS.num_workers,
     json: JsonOption = False,
@@ -68,15 +97,25 @@ def plan_command(
     stu plan Dataset004_Hippocampus
 
     stu plan 4 --scale L --gpu-memory 24 --dry-run
+
+    stu plan --images scans --labels masks --dataset-name Liver --channels CT
     """
     console = open_console(json=json, verbose=verbose, quiet=quiet)
     config = PlanConfig(
         dataset=dataset,
+        images=images,
+        labels=labels,
+        dataset_name=dataset_name,
+        channels=channels,
         scale=scale,
         gpu_memory_gib=gpu_memory,
         pretrained=pretrained,
         plan_name=plan,
         configurations=tuple(configuration or ()),
+        num_folds=folds,
+        group_by=group_by,
+        stratify=stratify,
+        probe=probe,
         dry_run=dry_run,
         force=force,
         num_workers=workers,
@@ -92,66 +131,23 @@ def plan_command(
     console.finish(document, next_command=name_next_command(config, result))
 
 
-def show_plan(console: Console, result: PlanResult) -> None:
-    """Show the table of scales, the reasons, the forecast and where the files go."""
-    _show_scales(console, result)
-    console.show("")
-    _show_configurations(console, result)
-    console.show("")
-    console.show(f"plan ({result.action}): {result.plan_file}")
-    console.show(f"preprocessed data: {result.preprocessed_folder}")
-    console.show(f"results: {result.results_folder}")
-    roots = (result.preprocessed_folder.parent, result.results_folder.parent)
-    if roots[0].parent == roots[1].parent:
-        console.show(f"workspace: {roots[0].parent} (nnUNet_preprocessed and nnUNet_results choose other places)")
-
-
-def _show_scales(console: Console, result: PlanResult) -> None:
-    memory = f"{result.gpu_memory_gib:.1f} GiB GPU memory ({_SOURCES[result.gpu_memory_source]})"
-    rows = [
-        [
-            ("* " if row.is_chosen else "  ") + row.scale,
-            _by(row.patch),
-            str(row.batch),
-            f"{row.num_parameters / 1e6:.1f} M",
-            f"{row.forecast_gib:.1f}",
-            "yes" if row.fits else "no",
-            row.why,
-        ]
-        for row in result.choice.rows
-    ]
-    console.show(f"{result.dataset}, {result.default_configuration}, {memory}")
-    console.show_table("", ["scale", "patch", "batch", "parameters", "VRAM GiB", "fits", "why"], rows)
-    console.show(f"chosen: {result.choice.reason}")
-    for line in result.choice.alternatives:
-        console.show(f"  {line}")
-
-
-def _show_configurations(console: Console, result: PlanResult) -> None:
-    rows = [
-        [
-            item.name,
-            _by(item.patch),
-            str(item.batch),
-            _spacing(item.spacing_mm),
-            f"{item.vram_gib:.1f}",
-            f"{item.disk_gib:.2f}",
-            item.data_identifier,
-        ]
-        for item in result.configurations
-    ]
-    console.show(f"plan {result.plan_name}, {result.num_cases} case{'s' * (result.num_cases != 1)}")
-    console.show_table("", ["configuration", "patch", "batch", "spacing mm", "VRAM GiB", "disk GiB", "data"], rows)
-    console.show(f"forecast of VRAM: {result.forecast_status}")
-
-
 def name_next_command(config: PlanConfig, result: PlanResult) -> str:
     """Name the command that comes after this one."""
+    if config.dry_run and config.images is not None:
+        return ""  # there is nothing yet that a short command could name
     chosen = f"--plan {result.plan_name}" if config.plan_name else f"--scale {result.scale}"
     if config.dry_run:
         name = f" --plan {config.plan_name}" if config.plan_name else ""
         return f"stu plan {config.dataset} --scale {result.scale} --gpu-memory {result.gpu_memory_gib:g}{name}"
-    return f"stu train {config.dataset} {chosen} --fold 0"
+    return f"stu train {_name_dataset(config, result)} {chosen} --fold 0"
+
+
+def _name_dataset(config: PlanConfig, result: PlanResult) -> str:
+    """Call the dataset as the user did, unless it was imported under a name of its own."""
+    was_imported = config.images is not None or (
+        Path(config.dataset).name != result.dataset and Path(config.dataset).is_dir()
+    )
+    return result.dataset if was_imported else config.dataset
 
 
 def _preprocess(console: Console, config: PlanConfig, result: PlanResult) -> PreprocessResult:
@@ -159,24 +155,16 @@ def _preprocess(console: Console, config: PlanConfig, result: PlanResult) -> Pre
 
     done = preprocess(
         PreprocessConfig(
-            dataset=config.dataset,
+            dataset=str(result.raw_folder),
             plan_name=result.plan_name,
             configurations=config.configurations or (result.default_configuration,),
             num_workers=config.num_workers,
-            force=config.force,
         ),
         listen=console.listen,
     )
     for name, folder in done.folders.items():
-        console.show(
-            f"{name}: {done.num_done[name]} cases preprocessed, {done.num_reused[name]} were there, in {folder}"
-        )
+        again = f" ({done.num_redone[name]} of them again)" if done.num_redone[name] else ""
+        parts = [f"{done.num_done[name]} cases preprocessed{again}", f"{done.num_reused[name]} were there"]
+        parts += [f"{done.num_removed[name]} removed"] if done.num_removed[name] else []
+        console.show(f"{name}: {', '.join(parts)}, in {folder}")
     return done
-
-
-def _by(sizes: tuple[int, ...]) -> str:
-    return "x".join(str(size) for size in sizes)
-
-
-def _spacing(spacing_mm: tuple[float, ...]) -> str:
-    return " x ".join(f"{step:.4g}" for step in spacing_mm)

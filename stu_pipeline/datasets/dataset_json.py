@@ -5,7 +5,10 @@ Reads: `dataset.json` in nnU-Net v2 form.
 
 from __future__ import annotations
 
+import copy
 import json
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,33 +19,47 @@ from stu_pipeline.datasets.dataset_fields import (
     CaseFiles,
     Label,
     check_reader,
+    list_values,
     parse_channels,
     parse_count,
     parse_ending,
+    parse_label_ids,
     parse_labels,
     parse_listed,
     parse_order,
     values_of,
 )
+from stu_pipeline.datasets.label_ids import LABEL_IDS_KEY, LabelIds
 from stu_pipeline.errors import DataError
-from stu_pipeline.storage import read_json
 
 _REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
+_MAX_DEPTH = 50
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetJson:
-    """What `dataset.json` says. Labels are integers, regions tuples of integers."""
+    """What `dataset.json` says. Labels are consecutive integers, regions tuples of them."""
 
     channel_names: dict[int, str]
     labels: dict[str, Label]
     file_ending: str
     num_training: int
+    """What the file says; the number of cases that are there may be another."""
     regions_class_order: tuple[int, ...] | None = None
     ignore_label: int | None = None
     listed_cases: dict[str, CaseFiles] | None = None
     """Set when the files are listed under `dataset` instead of found by name."""
+    label_ids: LabelIds | None = None
+    """The ids predictions are written with; None when they are consecutive."""
+    file_label_ids: LabelIds | None = None
+    """The ids in the label files beside this `dataset.json`, where they must be mapped on reading.
+
+    None when the files hold consecutive ids: without gaps, in preprocessed data, and in every folder whose
+    `dataset.json` carries the key `stu_label_ids`."""
+    engine_description: dict[str, Any] = field(default_factory=dict)
+    """What the engine and the preprocessed data get: a copy of `raw` with consecutive labels and, when they
+    differ from the dataset's, those under `stu_label_ids`."""
     raw: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -58,7 +75,12 @@ class DatasetJson:
     @property
     def label_values(self) -> tuple[int, ...]:
         """Every value a label map may hold, ascending, background and ignore label included."""
-        return tuple(sorted({value for label in self.labels.values() for value in values_of(label)}))
+        return tuple(list_values(self.labels))
+
+    @property
+    def stored_label_ids(self) -> tuple[int, ...]:
+        """What the label files beside this `dataset.json` hold for each of `label_values`."""
+        return self.label_values if self.file_label_ids is None else self.file_label_ids.original
 
     @property
     def foreground_values(self) -> tuple[int, ...]:
@@ -72,6 +94,24 @@ class DatasetJson:
         )
         return names[0][1] if names else str(value)
 
+    def describe_for_engine(self, num_cases: int) -> dict[str, Any]:
+        """Return a copy of `engine_description` with the number of cases that are really there."""
+        return {**copy.deepcopy(self.engine_description), "numTraining": num_cases}
+
+    def describe_original(self) -> dict[str, Any]:
+        """Return a copy of `raw` with the ids of the dataset, as they are in its masks, and no table of ids."""
+        content = {key: value for key, value in copy.deepcopy(self.raw).items() if key != LABEL_IDS_KEY}
+        if self.label_ids is None or LABEL_IDS_KEY not in self.raw:
+            return content
+        original = self.label_ids.original
+        content["labels"] = {
+            name: [original[value] for value in label] if isinstance(label, list) else original[label]
+            for name, label in content["labels"].items()
+        }
+        if self.regions_class_order is not None:
+            content["regions_class_order"] = [original[value] for value in self.regions_class_order]
+        return content
+
 
 def read_dataset_json(path: Path) -> DatasetJson:
     """Read and check a `dataset.json` (or the folder that holds it).
@@ -84,8 +124,53 @@ def read_dataset_json(path: Path) -> DatasetJson:
         raise DataError(
             f"'{path.name}' not found", where=path.parent, hint="a dataset needs dataset.json, imagesTr and labelsTr"
         )
-    raw = _read_without_duplicates(path)
+    raw = read_strict_json(path)
     return parse_dataset_json(raw, path)
+
+
+def read_strict_json(path: Path) -> Any:
+    """Read JSON as it is defined: no key twice, no NaN, no number that overflows, no bottomless nesting.
+
+    Raises:
+        DataError: missing, unreadable, or not such JSON.
+    """
+
+    def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+            raise DataError(
+                f"'{path.name}' has the key '{twice[:80]}' more than once", where=path, hint="keep one of them"
+            )
+        return content
+
+    def refuse_constant(name: str) -> Any:
+        raise DataError(f"'{path.name}' holds {name}, which is not JSON", where=path)
+
+    def read_float(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            raise DataError(f"'{path.name}' holds {text[:80]}, which is no usable number", where=path)
+        return value
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        content = json.loads(
+            text,
+            object_pairs_hook=refuse_duplicates,
+            parse_constant=refuse_constant,
+            parse_float=read_float,
+        )
+    except UnicodeDecodeError as error:
+        raise DataError(f"'{path.name}' is not valid JSON: it is not UTF-8 text", where=path) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"'{path.name}' is not valid JSON: {error}", where=path) from error
+    except OSError as error:
+        raise DataError(f"'{path.name}' cannot be read: {error.strerror}", where=path) from error
+    _require_shallow(content, path)
+    if "\\ud" in text.lower() and not _can_be_encoded(content):
+        raise DataError(f"'{path.name}' holds half a character (an unpaired surrogate)", where=path)
+    return content
 
 
 def parse_dataset_json(raw: Any, path: Path) -> DatasetJson:
@@ -102,19 +187,17 @@ def parse_dataset_json(raw: Any, path: Path) -> DatasetJson:
     channels: dict[int, str] = _collect(
         problems, lambda: parse_channels(raw.get("channel_names")), {}, "channel_names" in raw
     )
-    labels: dict[str, Label] = _collect(problems, lambda: parse_labels(raw.get("labels")), {}, "labels" in raw)
-    order = _collect(problems, lambda: parse_order(raw.get("regions_class_order"), labels), None, bool(labels))
+    written: dict[str, Label] = _collect(problems, lambda: parse_labels(raw.get("labels")), {}, "labels" in raw)
+    ids = _collect(problems, lambda: parse_label_ids(raw, written), None, bool(written))
+    order = _collect(problems, lambda: parse_order(raw.get("regions_class_order"), written), None, bool(written))
     ending = _collect(problems, lambda: parse_ending(raw["file_ending"]), "", "file_ending" in raw)
     count = _collect(problems, lambda: parse_count(raw["numTraining"]), 0, "numTraining" in raw)
     listed = _collect(problems, lambda: parse_listed(raw["dataset"], path.parent), None, "dataset" in raw)
     _collect(problems, lambda: check_reader(raw), None, True)
     if problems:
-        raise DataError(
-            f"'{path.name}' is not valid: {problems[0]}" + (f" (and {len(problems) - 1} more)" * (len(problems) > 1)),
-            where=path,
-            hint='expected keys: channel_names {"0": "CT"}, labels {"background": 0, ...}, numTraining, file_ending',
-            details=tuple(problems) if len(problems) > 1 else (),
-        )
+        raise _invalid(path, problems)
+    file_ids = None if LABEL_IDS_KEY in raw else ids
+    labels, order = _renumber(written, order, file_ids)
     ignore = labels.get(IGNORE)
     return DatasetJson(
         channel_names=channels,
@@ -124,28 +207,70 @@ def parse_dataset_json(raw: Any, path: Path) -> DatasetJson:
         regions_class_order=order,
         ignore_label=ignore if isinstance(ignore, int) else None,
         listed_cases=listed,
+        label_ids=ids,
+        file_label_ids=file_ids,
+        engine_description=_describe_for_engine(raw, labels, order, file_ids),
         raw=raw,
     )
 
 
-def _read_without_duplicates(path: Path) -> Any:
-    read_json(path)  # raises the plain problems: not readable, not JSON
+def _can_be_encoded(content: Any) -> bool:
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
-    def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-        if twice:
-            raise DataError(
-                f"'{path.name}' has the key '{twice[0]}' more than once", where=path, hint="keep one of them"
-            )
-        return dict(pairs)
 
-    def refuse_constant(name: str) -> Any:
-        raise DataError(f"'{path.name}' holds {name}, which is not JSON", where=path)
+def _require_shallow(raw: object, path: Path) -> None:
+    """Refuse what is nested deeper than any description is, before anything walks it recursively."""
+    waiting = [(raw, 1)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > _MAX_DEPTH:
+            raise DataError(f"'{path.name}' is nested more than {_MAX_DEPTH} levels deep", where=path)
+        if isinstance(value, (dict, list)):
+            parts = value.values() if isinstance(value, dict) else value
+            waiting += [(part, depth + 1) for part in parts if isinstance(part, (dict, list))]
 
-    return json.loads(
-        path.read_text(encoding="utf-8-sig"), object_pairs_hook=refuse_duplicates, parse_constant=refuse_constant
+
+def _invalid(path: Path, problems: list[str]) -> DataError:
+    return DataError(
+        f"'{path.name}' is not valid: {problems[0]}" + (f" (and {len(problems) - 1} more)" * (len(problems) > 1)),
+        where=path,
+        hint='expected keys: channel_names {"0": "CT"}, labels {"background": 0, ...}, numTraining, file_ending',
+        details=tuple(problems) if len(problems) > 1 else (),
     )
+
+
+def _renumber(
+    labels: dict[str, Label], order: tuple[int, ...] | None, ids: LabelIds | None
+) -> tuple[dict[str, Label], tuple[int, ...] | None]:
+    """Replace original ids by consecutive ones."""
+    if ids is None:
+        return labels, order
+    place = {original: value for value, original in enumerate(ids.original)}
+    renumbered: dict[str, Label] = {
+        name: tuple(place[value] for value in label) if isinstance(label, tuple) else place[label]
+        for name, label in labels.items()
+    }
+    return renumbered, None if order is None else tuple(place[value] for value in order)
+
+
+def _describe_for_engine(
+    raw: Mapping[str, Any], labels: Mapping[str, Label], order: tuple[int, ...] | None, ids: LabelIds | None
+) -> dict[str, Any]:
+    description = copy.deepcopy(dict(raw))
+    if ids is None:
+        return description
+    description["labels"] = {
+        name: list(label) if isinstance(label, tuple) else [label] if isinstance(raw["labels"][name], list) else label
+        for name, label in labels.items()
+    }
+    if order is not None:
+        description["regions_class_order"] = list(order)
+    description[LABEL_IDS_KEY] = list(ids.original)
+    return description
 
 
 def _collect(problems: list[str], parse: Callable[[], T], fallback: T, condition: bool) -> T:

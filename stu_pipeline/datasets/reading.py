@@ -10,15 +10,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
-from stu_pipeline.datasets.endings import NIFTI_ENDINGS, PICTURE_ENDINGS, SUPPORTED_ENDINGS, TIFF_ENDINGS, split_ending
-from stu_pipeline.datasets.itk import read_itk_grid, read_itk_voxels
-from stu_pipeline.datasets.nifti import read_nifti_header, read_nifti_voxels, scale_voxels
-from stu_pipeline.datasets.payload import require_sound_payload
-from stu_pipeline.datasets.pictures import read_picture
+from stu_pipeline.datasets.endings import PICTURE_ENDINGS, SUPPORTED_ENDINGS, TIFF_ENDINGS, split_ending
+from stu_pipeline.datasets.formats.mha import read_mha_header
+from stu_pipeline.datasets.formats.nifti import read_nifti_header
+from stu_pipeline.datasets.formats.nrrd import read_nrrd_header
+from stu_pipeline.datasets.formats.pictures import read_picture, read_picture_grid
+from stu_pipeline.datasets.formats.stored import Stored, read_stored_voxels
 from stu_pipeline.datasets.volume import Grid, Volume, check_same_grid, require_sane_grid
 from stu_pipeline.errors import DataError
 
@@ -28,6 +30,12 @@ MAX_LABEL = 65535
 # A label stored as a float may be off by rounding; more than this is not a label.
 LABEL_TOLERANCE = 1e-3
 _MAX_BYTE = 255
+_HEADER_READERS = {
+    ".nii.gz": read_nifti_header,
+    ".nii": read_nifti_header,
+    ".nrrd": read_nrrd_header,
+    ".mha": read_mha_header,
+}
 
 
 def read_header(path: Path) -> Grid:
@@ -37,15 +45,10 @@ def read_header(path: Path) -> Grid:
         DataError: missing, not an image, or of a kind that cannot be used (4D, RGB, complex, sheared).
     """
     ending = _require_file(path)
-    if ending in NIFTI_ENDINGS:
-        read_nifti_header(path)
-        grid = read_itk_grid(path)
-    elif ending in (*PICTURE_ENDINGS, *TIFF_ENDINGS):
-        return read_picture(path)[0]
-    else:
-        grid = read_itk_grid(path)
-    require_sane_grid(grid)
-    return grid
+    if ending in (*PICTURE_ENDINGS, *TIFF_ENDINGS):
+        return read_picture_grid(path)
+    with path.open("rb") as stream:
+        return _read_stored(stream, path, ending).grid
 
 
 def read_image(path: Path) -> Volume:
@@ -57,9 +60,10 @@ def read_image(path: Path) -> Volume:
         DataError: missing, cut, damaged, of a kind that cannot be used, or with NaN or infinite voxels.
     """
     grid, voxels = _read(path)
-    with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite and is reported
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit float32 becomes infinite and is reported
         array = voxels.astype(np.float32, copy=False)
-    _require_finite(path, array)
+    if voxels.dtype.kind == "f":
+        _require_finite(path, array)
     return Volume(array=np.ascontiguousarray(array), grid=grid)
 
 
@@ -88,7 +92,8 @@ def read_channels(paths: Sequence[Path]) -> Volume:
         volume = read_image(path)
         array[start : start + len(volume.array)] = volume.array
         start += len(volume.array)
-    return Volume(array=array, grid=replace(first, num_channels=num_channels))
+    notes = tuple(f"'{grid.path.name}': {note}" for grid in grids for note in grid.notes)
+    return Volume(array=array, grid=replace(first, num_channels=num_channels, notes=notes))
 
 
 def read_label_map(path: Path) -> Volume:
@@ -106,9 +111,11 @@ def read_label_map(path: Path) -> Volume:
             where=path.parent,
             hint="save the labels as a grey-value image",
         )
-    labels = voxels[0]
+    labels, notes = voxels[0], grid.notes
     if labels.dtype.kind == "f":
-        labels = _round_labels(path, labels)
+        _require_finite(path, labels[None])
+        labels, off = _round_labels(path, labels)
+        notes += (f"labels are off whole numbers by up to {off:.1e}, rounded",) if off else ()
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest > MAX_LABEL:
         wrong = (labels < 0) | (labels > MAX_LABEL)
@@ -119,27 +126,24 @@ def read_label_map(path: Path) -> Volume:
             hint="number the labels from 0",
         )
     kind = np.uint8 if highest <= _MAX_BYTE else np.uint16
-    return Volume(array=np.ascontiguousarray(labels.astype(kind, copy=False)), grid=grid)
+    return Volume(array=np.ascontiguousarray(labels.astype(kind, copy=False)), grid=replace(grid, notes=notes))
 
 
 def _read(path: Path) -> tuple[Grid, npt.NDArray[np.generic]]:
     """Read any supported file: its grid and `(c, z, y, x)` voxels, scaled but not yet converted."""
     ending = _require_file(path)
-    if ending in NIFTI_ENDINGS:
-        header, stored = read_nifti_voxels(path)
-        grid = read_itk_grid(path)
-        voxels = scale_voxels(header, stored)[None]
-    elif ending in (*PICTURE_ENDINGS, *TIFF_ENDINGS):
+    if ending in (*PICTURE_ENDINGS, *TIFF_ENDINGS):
         return read_picture(path)
-    else:
-        grid = read_itk_grid(path)
-        require_sane_grid(grid)
-        require_sound_payload(path, ending)
-        voxels = read_itk_voxels(path)[None]
-    require_sane_grid(grid)
-    if voxels.shape[1:] != grid.shape:
-        raise DataError(f"'{path.name}' has {voxels.shape[1:]} voxels, expected {grid.shape}", where=path.parent)
-    return grid, voxels
+    with path.open("rb") as stream:
+        stored = _read_stored(stream, path, ending)
+        voxels = read_stored_voxels(stored, stream)
+    return stored.grid, voxels[None]
+
+
+def _read_stored(stream: IO[bytes], path: Path, ending: str) -> Stored:
+    stored = _HEADER_READERS[ending](stream, path)
+    require_sane_grid(stored.grid)
+    return stored
 
 
 def _require_file(path: Path) -> str:
@@ -160,7 +164,8 @@ def _require_file(path: Path) -> str:
     return ending
 
 
-def _require_finite(path: Path, array: npt.NDArray[np.float32]) -> None:
+def _require_finite(path: Path, array: npt.NDArray[np.generic]) -> None:
+    """Refuse NaN and infinite values in `(c, z, y, x)`, with their number and the first place."""
     # A sum is finite only if every term is; overflow of the sum just sends us to the exact count.
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(array.sum(dtype=np.float64)):
@@ -168,27 +173,30 @@ def _require_finite(path: Path, array: npt.NDArray[np.float32]) -> None:
     wrong = ~np.isfinite(array)
     if not wrong.any():
         return
+    channel = int(np.argmax(wrong.any(axis=(1, 2, 3))))
+    where = f" of channel {channel}" if len(wrong) > 1 else ""
     raise DataError(
-        f"'{path.name}' has {int(wrong.sum())} voxels that are NaN or infinite, first at {_show_first(wrong[0])}"
-        if wrong[0].any()
-        else f"'{path.name}' has {int(wrong.sum())} voxels that are NaN or infinite",
+        f"'{path.name}' has {int(wrong.sum())} voxels that are NaN or infinite, "
+        f"first at {_show_first(wrong[channel])}{where}: {float(array[channel][wrong[channel]][0]):g}",
         where=path.parent,
-        hint="replace them with a value of the background",
+        hint="replace them with a value of the background, and check scl_slope and values beyond float32",
     )
 
 
-def _round_labels(path: Path, labels: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
-    values = labels.astype(np.float64, copy=False)
-    with np.errstate(invalid="ignore"):
-        wrong = ~(np.abs(values - np.rint(values)) <= LABEL_TOLERANCE)
-    if wrong.any():
+def _round_labels(path: Path, labels: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.int64], float]:
+    """Round finite labels; return them with the largest distance from a whole number."""
+    whole = np.rint(labels)
+    distance = np.abs(labels - whole)
+    off = float(distance.max())
+    if off > LABEL_TOLERANCE:
+        wrong = distance > LABEL_TOLERANCE
         raise DataError(
             f"'{path.name}' has {int(wrong.sum())} voxels whose label is not a whole number, "
-            f"first {float(values[wrong][0]):g} at {_show_first(wrong)}",
+            f"first {float(labels[wrong][0]):g} at {_show_first(wrong)}",
             where=path.parent,
             hint="save the labels as integers, without interpolation",
         )
-    return np.rint(np.clip(values, -(2**31), 2**31)).astype(np.int64)
+    return np.clip(whole, -(2**31), 2**31).astype(np.int64), off
 
 
 def _show_first(wrong: npt.NDArray[np.bool_]) -> str:

@@ -34,7 +34,8 @@ class Grid:
     """Where the voxels of a file lie: its header without the voxels.
 
     `num_dimensions` is 2 for files that hold one flat image; shape and spacing have three entries all the
-    same, the first being 1 voxel and the stand-in spacing nnU-Net uses.
+    same, the first being 1 voxel and the stand-in spacing nnU-Net uses. `notes` says what reading repaired or
+    had to choose, one sentence each without the file name; it plays no part in comparisons.
     """
 
     shape: tuple[int, int, int]
@@ -44,6 +45,8 @@ class Grid:
     num_dimensions: int = 3
     num_channels: int = 1
     path: Path = field(default_factory=Path, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What was repaired while reading the header."""
 
     @property
     def num_voxels(self) -> int:

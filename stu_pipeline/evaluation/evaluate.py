@@ -11,7 +11,14 @@ from pathlib import Path
 from stu_pipeline.errors import DataError, StuError, UsageError
 from stu_pipeline.evaluation.cases import CaseMatch, match_cases
 from stu_pipeline.evaluation.config import EvaluateConfig, EvaluateResult
-from stu_pipeline.evaluation.labels import Label, LabelSet, find_dataset_json, label_values, read_labels
+from stu_pipeline.evaluation.labels import (
+    Label,
+    LabelSet,
+    find_dataset_json,
+    find_stored_ids,
+    label_values,
+    read_labels,
+)
 from stu_pipeline.evaluation.report import ScoreTable, build_summary, describe_labels, rank_cases
 from stu_pipeline.evaluation.scoring import MAX_FOUND_VALUES, ScoredCase, ScoringRules, score_pairs
 from stu_pipeline.evaluation.statistics import bootstrap_interval, mean_over_labels
@@ -45,7 +52,12 @@ def evaluate(config: EvaluateConfig, *, listen: Listener = ignore_events) -> Eva
     match = match_cases(config.reference, config.prediction, allow_missing=config.allow_missing, file_ending=ending)
     summary_path = _choose_summary_path(config)
     _tell_left_out(match, listen)
-    rules = ScoringRules(labels=declared, tolerance_mm=config.tolerance_mm if config.surface else None)
+    rules = ScoringRules(
+        labels=declared,
+        tolerance_mm=config.tolerance_mm if config.surface else None,
+        reference_ids=find_stored_ids(config.reference),
+        prediction_ids=find_stored_ids(config.prediction),
+    )
     cases = _score_all(match, rules, config.num_workers, listen)
     table = ScoreTable(cases, _choose_labels(declared, cases), with_surface=config.surface)
     dice = table.values_of("Dice")

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stu_pipeline.datasets.label_ids import LABEL_IDS_KEY, MAX_LABEL, LabelIds, check_label_ids, make_label_ids
 from stu_pipeline.errors import DataError
 from stu_pipeline.storage import read_json
 
 IGNORE_NAME = "ignore"
-MAX_LABEL = 65535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,7 @@ class LabelSet:
 def read_labels(path: Path) -> LabelSet:
     """Read the labels of a `dataset.json`: nnU-Net v2 (`{"liver": 1}`) or MSD and v1 (`{"1": "liver"}`).
 
+    Their values are the dataset's own ids, also where the file holds consecutive ones with a table of ids.
     Labels come in ascending order, or in the file's order when there are regions, as in nnU-Net.
 
     Raises:
@@ -60,6 +61,9 @@ def read_labels(path: Path) -> LabelSet:
         raise DataError("'labels' is missing or empty", where=path, hint="give the dataset's own dataset.json")
     names = _invert_old_style(declared)
     values = {name: _read_values(name, value, path) for name, value in names.items()}
+    ids = _read_ids(content, path)
+    if ids is not None:
+        values = {name: _restore(value, ids, path) for name, value in values.items()}
     ignore = values.pop(IGNORE_NAME, None)
     if ignore is not None and len(ignore) != 1:
         raise DataError(f"label '{IGNORE_NAME}' must be one value, got {list(ignore)}", where=path)
@@ -95,6 +99,41 @@ def find_dataset_json(*, reference: Path, prediction: Path) -> Path | None:
         if (folder / "dataset.json").is_file():
             return folder / "dataset.json"
     return None
+
+
+def find_stored_ids(place: Path) -> LabelIds | None:
+    """Find out whether label maps hold consecutive ids in place of the dataset's own.
+
+    They do where the `dataset.json` that describes their folder carries a table of ids: preprocessed data,
+    validation folders, what stock nnU-Net predicts with such a model, corrected copies.
+
+    Returns:
+        The table to undo it with; None when the maps hold the dataset's own ids.
+    """
+    folder = (place if place.is_dir() else place.parent).absolute()
+    folders = [folder, folder.parent]
+    if folder.name == "validation" and folder.parent.name.startswith("fold_"):
+        folders.append(folder.parent.parent)
+    for path in (candidate / "dataset.json" for candidate in folders):
+        if path.is_file():
+            content = read_json(path)
+            return _read_ids(content, path) if isinstance(content, dict) else None
+    return None
+
+
+def _read_ids(content: dict[str, Any], path: Path) -> LabelIds | None:
+    if LABEL_IDS_KEY not in content:
+        return None
+    stored = content[LABEL_IDS_KEY]
+    if problem := check_label_ids(stored):
+        raise DataError(problem, where=path)
+    return make_label_ids(stored)
+
+
+def _restore(values: tuple[int, ...], ids: LabelIds, path: Path) -> tuple[int, ...]:
+    if max(values) >= len(ids.original):
+        raise DataError(f"label {max(values)} is not in {LABEL_IDS_KEY}, which has {len(ids.original)} ids", where=path)
+    return tuple(ids.original[value] for value in values)
 
 
 def _invert_old_style(declared: dict[str, Any]) -> dict[str, Any]:

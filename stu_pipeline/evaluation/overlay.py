@@ -40,9 +40,10 @@ def draw_overlay(
     voxels = volume.array[0].astype(np.float32)
     predicted = read_label_map(prediction).array
     known = read_label_map(reference).array if reference is not None else None
+    # Colours follow the order of the labels: with ids of 1 and 65535 most of the scale would be unused.
+    values = np.unique([0, *np.unique(predicted), *(() if known is None else np.unique(known))])
     centre = _find_centre(known if known is not None and known.any() else predicted)
     low, high = np.percentile(voxels, _WINDOW_PERCENTILES)
-    top_label = max(int(predicted.max()), int(known.max()) if known is not None else 0, 1)
     figure = Figure(figsize=(13, 5), layout="constrained")
     FigureCanvasAgg(figure)
     for axis, panel in enumerate(figure.subplots(1, 3)):
@@ -52,9 +53,9 @@ def draw_overlay(
         origin: Literal["upper", "lower"] = "upper" if axis == 0 else "lower"
         slices = np.take(voxels, centre[axis], axis)
         panel.imshow(slices, cmap="gray", vmin=low, vmax=high, aspect=aspect, origin=origin)
-        mask = np.take(predicted, centre[axis], axis)
+        mask = np.searchsorted(values, np.take(predicted, centre[axis], axis))
         panel.imshow(
-            np.ma.masked_equal(mask, 0), cmap="turbo", vmin=0, vmax=top_label + 1, alpha=0.45, aspect=aspect,
+            np.ma.masked_equal(mask, 0), cmap="turbo", vmin=0, vmax=max(len(values), 2), alpha=0.45, aspect=aspect,
             interpolation="nearest", origin=origin,
         )  # fmt: skip
         if known is not None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
+from stu_pipeline.datasets.label_ids import LabelIds
 from stu_pipeline.datasets.reading import read_label_map
-from stu_pipeline.datasets.volume import Grid, check_same_grid
+from stu_pipeline.datasets.volume import Grid, Volume, check_same_grid
 from stu_pipeline.errors import DataError, MemoryLimitError, StuError
 from stu_pipeline.evaluation.cases import CasePair
 from stu_pipeline.evaluation.labels import LabelSet, label_values
@@ -33,10 +35,14 @@ class ScoringRules:
     Args:
         labels: None scores every value found in a case.
         tolerance_mm: None leaves the surface metrics out.
+        reference_ids: turns the consecutive ids in the references into the dataset's own; None where they are.
+        prediction_ids: the same for the predictions.
     """
 
     labels: LabelSet | None
     tolerance_mm: float | None
+    reference_ids: LabelIds | None = None
+    prediction_ids: LabelIds | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +66,8 @@ def score_pair(pair: CasePair, rules: ScoringRules) -> ScoredCase:
         MemoryLimitError: the case does not fit the memory.
     """
     try:
-        reference, prediction = read_label_map(pair.reference), read_label_map(pair.prediction)
+        reference = _read_label_map(pair.reference, rules.reference_ids)
+        prediction = _read_label_map(pair.prediction, rules.prediction_ids)
         problems = check_same_grid(reference, prediction)
         if problems:
             raise DataError(
@@ -110,6 +117,21 @@ def score_pairs(
             yield outcome.error
         elif outcome.result is not None:
             yield outcome.result
+
+
+def _read_label_map(path: Path, ids: LabelIds | None) -> Volume:
+    volume = read_label_map(path)
+    if ids is None:
+        return volume
+    highest = int(volume.array.max())
+    if highest >= len(ids.original):
+        raise DataError(
+            f"'{path.name}' holds label {highest}, but the dataset.json of its folder numbers the labels "
+            f"0 to {len(ids.original) - 1}",
+            where=path.parent,
+            hint="compare label maps with the dataset.json they belong to",
+        )
+    return replace(volume, array=ids.to_original(volume.array))
 
 
 def _count_cores() -> int:

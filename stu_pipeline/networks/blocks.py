@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 NEGATIVE_SLOPE = 0.01
 
@@ -53,12 +54,28 @@ class ResidualBlock(nn.Module):
         return activated
 
 
-def build_stage(width_in: int, width: int, stride: Sequence[int], num_blocks: int) -> nn.Sequential:
-    """Build one stage: a projecting, striding block, then `num_blocks - 1` plain ones."""
-    ones = (1,) * len(stride)
-    first = ResidualBlock(width_in, width, stride, has_projection=True)
-    rest = [ResidualBlock(width, width, ones, has_projection=False) for _ in range(num_blocks - 1)]
-    return nn.Sequential(first, *rest)
+class ResidualStage(nn.Sequential):
+    """A projecting, striding block, then `num_blocks - 1` plain ones.
+
+    Submodules are named by their number alone, as in the published weights.
+    """
+
+    is_checkpointing: bool = False
+    """Whether a training keeps only the blocks' inputs and runs each block again in the backward pass."""
+
+    def __init__(self, width_in: int, width: int, stride: Sequence[int], num_blocks: int) -> None:
+        ones = (1,) * len(stride)
+        first = ResidualBlock(width_in, width, stride, has_projection=True)
+        rest = [ResidualBlock(width, width, ones, has_projection=False) for _ in range(num_blocks - 1)]
+        super().__init__(first, *rest)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the last block's output, smaller than `x` by the stride."""
+        is_recomputing = self.is_checkpointing and self.training and torch.is_grad_enabled()
+        for block in self:
+            # Blocks draw no random numbers, so the generators' states need not be kept.
+            x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False) if is_recomputing else block(x)
+        return x
 
 
 class UpsampleLayer(nn.Module):

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 from stu_pipeline.networks.layout import NUM_LEVELS, Layout, build_layout, parameter_shapes
 
+# Autograd keeps four maps of a residual block: what each of its two norms reads, and what each activation leaves
+# (the shortcut's own output is added and forgotten).
+_MAPS_PER_BLOCK = 4
+
 
 @dataclass(frozen=True, slots=True)
 class ConvOutput:
@@ -86,6 +90,38 @@ def count_multiply_adds(
     return sum(output.num_elements * output.fan_in for output in outputs)
 
 
+def count_saved_elements(
+    patch: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    features_per_stage: Sequence[int],
+    n_blocks_per_stage: Sequence[int] | int,
+    *,
+    input_channels: int = 1,
+    activation_checkpointing: bool = False,
+) -> int:
+    """Count the elements that autograd keeps of one sample for the backward pass of a training step.
+
+    With checkpointing these are the inputs of the residual blocks, what lies between them (the decoder's
+    upsampled and concatenated maps), and the inside of the largest block, which is recomputed while the rest
+    is still there. Logits are left to the loss. Patch and strides are (z, y, x) or (y, x).
+
+    Raises:
+        ModelError: as for `count_feature_map_elements`.
+    """
+    layout = build_layout(strides, features_per_stage, n_blocks_per_stage, f"{len(patch)}d")
+    num_voxels = [math.prod(size) for size in layout.stage_sizes(patch)]
+    maps = [width * voxels for width, voxels in zip(layout.features, num_voxels, strict=True)]
+    between = input_channels * num_voxels[0] + sum(_elements_between_blocks(layout, maps, num_voxels))
+    num_blocks = [*layout.num_blocks, *layout.num_blocks[:NUM_LEVELS]]
+    outputs = list(zip(num_blocks, [*maps, *maps[:NUM_LEVELS]], strict=True))
+    if not activation_checkpointing:
+        return between + sum(_MAPS_PER_BLOCK * count * size for count, size in outputs)
+    # Upsampling needs no values of its input, so nothing keeps the bottleneck's output; with a stride of one
+    # there is no upsampling and the 1x1 convolution keeps it.
+    bottleneck = maps[-1] if _has_stride(layout, NUM_LEVELS) else 0
+    return between + sum(count * size for count, size in outputs) - bottleneck + _MAPS_PER_BLOCK * max(maps)
+
+
 def conv_outputs(
     layout: Layout,
     patch: Sequence[int],
@@ -120,3 +156,14 @@ def _stage_outputs(layout: Layout, stage: int, width_in: int, num_voxels: int) -
     yield ConvOutput(width, num_voxels, width_in)
     for _ in range(2 * (layout.num_blocks[stage] - 1)):
         yield ConvOutput(width, num_voxels, width * kernel)
+
+
+def _elements_between_blocks(layout: Layout, maps: Sequence[int], num_voxels: Sequence[int]) -> Iterator[int]:
+    """Yield what every decoder level keeps outside its blocks: the upsampled map, and the concatenation."""
+    for stage in range(NUM_LEVELS):
+        upsampled = layout.features[stage + 1] * num_voxels[stage] if _has_stride(layout, stage + 1) else 0
+        yield upsampled + 2 * maps[stage]
+
+
+def _has_stride(layout: Layout, stage: int) -> bool:
+    return any(step != 1 for step in layout.strides[stage])

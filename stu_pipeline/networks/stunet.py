@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from stu_pipeline.errors import ModelError
-from stu_pipeline.networks.blocks import NEGATIVE_SLOPE, SegmentationHeads, UpsampleLayer, build_stage
+from stu_pipeline.networks.blocks import NEGATIVE_SLOPE, ResidualStage, SegmentationHeads, UpsampleLayer
 from stu_pipeline.networks.cost import conv_outputs
 from stu_pipeline.networks.layout import NUM_LEVELS, build_layout
 
@@ -54,7 +54,7 @@ class STUNet(nn.Module):
         widths = layout.features
         ones = (1,) * layout.num_axes
         self.conv_blocks_context = nn.ModuleList(
-            build_stage(width_in, width, stride, num_blocks)
+            ResidualStage(width_in, width, stride, num_blocks)
             for width_in, width, stride, num_blocks in zip(
                 (input_channels, *widths[:-1]), widths, layout.strides, layout.num_blocks, strict=True
             )
@@ -64,7 +64,7 @@ class STUNet(nn.Module):
             UpsampleLayer(deeper, width, layout.strides[stage + 1]) for deeper, width, stage in levels
         )
         self.conv_blocks_localization = nn.ModuleList(
-            build_stage(2 * width, width, ones, layout.num_blocks[stage]) for _, width, stage in levels
+            ResidualStage(2 * width, width, ones, layout.num_blocks[stage]) for _, width, stage in levels
         )
         self.decoder = SegmentationHeads(
             [width for _, width, _ in levels], num_classes, layout.num_axes, deep_supervision=deep_supervision
@@ -93,6 +93,15 @@ class STUNet(nn.Module):
             if self.decoder.wants(level):
                 outputs.append(self.decoder(x, level))
         return outputs[::-1] if self.decoder.deep_supervision else outputs[0]
+
+    def set_activation_checkpointing(self, is_on: bool) -> None:
+        """Choose whether training keeps only the inputs of residual blocks and recomputes what is inside them.
+
+        A choice of the run and no part of the network: the results are the same, so neither the constructor's
+        arguments nor the state dict know it. Evaluation and `torch.no_grad` are not affected.
+        """
+        for stage in (*self.conv_blocks_context, *self.conv_blocks_localization):
+            stage.is_checkpointing = is_on
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """Count the output elements of all convolutions for one sample of a spatial size, without running anything.

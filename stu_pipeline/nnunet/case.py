@@ -6,7 +6,6 @@ Reads: the channel files of a case.
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from stu_pipeline.datasets.reading import Grid, read_channels
 from stu_pipeline.errors import DataError, MemoryLimitError, ModelError
 from stu_pipeline.nnunet.allowed_names import READERS
 from stu_pipeline.nnunet.model import EngineModel
+from stu_pipeline.nnunet.reader_properties import READERS as SAME_AXES_READERS
+from stu_pipeline.nnunet.reader_properties import make_reader_properties
 
 _LARGEST_BYTE_LABEL = 255
 _REGION_THRESHOLD = 0.5
@@ -58,7 +59,7 @@ def make_reader(model: EngineModel) -> Any:
 
 
 def read_raw_case(model: EngineModel, case: Case) -> RawCase:
-    """Verify the files of a case byte by byte, then read them with the plan's own reader.
+    """Read the files of a case, verified byte by byte, with the properties that the plan's own reader would give.
 
     Raises:
         DataError: damaged, not finite, channels that do not fit the model or each other, or an ending that the
@@ -72,26 +73,18 @@ def read_raw_case(model: EngineModel, case: Case) -> RawCase:
             hint=f"convert it to {model.dataset.file_ending}",
         )
     verified = read_channels(case.image_files)
-    num_channels, grid = len(verified.array), verified.grid
-    if num_channels != model.num_image_channels:
+    if len(verified.array) != model.num_image_channels:
         raise DataError(
-            f"case '{case.id}' has {num_channels} channels, the model expects {model.num_image_channels}",
+            f"case '{case.id}' has {len(verified.array)} channels, the model expects {model.num_image_channels}",
             where=case.image_files[0].parent,
             hint=f"expected: {', '.join(model.dataset.channel_names.values())}",
         )
-    shape = verified.array.shape
-    del verified
-    reader = make_reader(model)
-    with _engine_errors(case), _quiet_stack_reader(model):
-        # File by file: nnU-Net compares the channels' grids without tolerance, and prints; that is done above.
-        parts = [reader.read_images([str(file)]) for file in case.image_files]
-    array = parts[0][0] if len(parts) == 1 else np.concatenate([part for part, _ in parts])
-    if sorted(array.shape) != sorted(shape):
-        raise DataError(
-            f"case '{case.id}' is read as {shape} by us and as {array.shape} by nnU-Net's {model.reader_name}",
-            where=case.image_files[0].parent,
-        )
-    return RawCase(case=case, array=array.astype(np.float32, copy=False), properties=parts[0][1], grid=grid)
+    if model.reader_name not in SAME_AXES_READERS:
+        return _read_reoriented(model, case, verified.grid)
+    # Reading again with nnU-Net's reader would cost as much, and fail on a direction that was repaired here.
+    array = verified.array.astype(np.float32, copy=False)
+    properties = make_reader_properties(verified.grid, model.reader_name)
+    return RawCase(case=case, array=array, properties=properties, grid=verified.grid)
 
 
 def prepare_case(model: EngineModel, raw: RawCase, previous_mask: Array | None = None) -> PreparedCase:
@@ -184,6 +177,16 @@ def _crop_slices(properties: dict[str, Any]) -> tuple[slice, ...]:
     return tuple(slice(int(low), int(high)) for low, high in properties["bbox_used_for_cropping"])
 
 
+def _read_reoriented(model: EngineModel, case: Case, grid: Grid) -> RawCase:
+    """Read a verified case again with a reader that turns the axes."""
+    reader = make_reader(model)
+    with _engine_errors(case):
+        # File by file: nnU-Net compares the channels' grids without tolerance, and prints; that is done before.
+        parts = [reader.read_images([str(file)]) for file in case.image_files]
+    array = parts[0][0] if len(parts) == 1 else np.concatenate([part for part, _ in parts])
+    return RawCase(case=case, array=array.astype(np.float32, copy=False), properties=parts[0][1], grid=grid)
+
+
 @contextlib.contextmanager
 def _engine_errors(case: Case) -> Iterator[None]:
     """Turn what nnU-Net raises on one case into our errors."""
@@ -199,16 +202,6 @@ def _engine_errors(case: Case) -> Iterator[None]:
     except (AssertionError, RuntimeError, ValueError, OSError, ImageFileError) as error:
         reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
         raise DataError(f"case '{case.id}' cannot be preprocessed: {reason[:200]}", where=folder) from error
-
-
-@contextlib.contextmanager
-def _quiet_stack_reader(model: EngineModel) -> Iterator[None]:
-    # Only the TIFF stack reader prints for a single good file (no spacing beside it).
-    if model.reader_name != "Tiff3DIO":
-        yield
-        return
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
 
 
 def _explain_memory(error: BaseException, what: str) -> BaseException:

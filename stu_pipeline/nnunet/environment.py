@@ -6,11 +6,14 @@ nnU-Net finds its folders and worker counts in environment variables, in worker 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from stu_pipeline.workspace import Workspace
+
+_CONTAINER = Path("/sys/fs/cgroup")
 
 
 @contextlib.contextmanager
@@ -48,11 +51,12 @@ def set_variables(values: dict[str, str]) -> Iterator[None]:
 
 
 def count_usable_cores() -> int:
-    """Count the cores this process may use (affinity, not the machine's size)."""
+    """Count the cores this process may use: affinity and the container's quota, not the machine's size."""
     try:
-        return len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows
-        return os.cpu_count() or 1
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, _read_container_cores() or cores))
 
 
 def measure_free_ram_gib() -> float:
@@ -72,10 +76,21 @@ def _read_available_gib() -> float:
 
 
 def _read_container_gib() -> float | None:
-    folder = Path("/sys/fs/cgroup")
     try:
-        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
-        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        limit = (_CONTAINER / "memory.max").read_text(encoding="ascii").strip()
+        used = int((_CONTAINER / "memory.current").read_text(encoding="ascii"))
+        lines = (_CONTAINER / "memory.stat").read_text(encoding="ascii").splitlines()
+        counts = dict(line.split(maxsplit=1) for line in lines if " " in line)
+        # Cached file content counts as used, but makes room when memory is needed.
+        used -= int(counts.get("inactive_file", 0)) + int(counts.get("active_file", 0))
+        return None if limit == "max" else max(0.0, (int(limit) - used) / 2**30)
     except (OSError, ValueError):
         return None
-    return None if limit == "max" else max(0.0, (int(limit) - used) / 2**30)
+
+
+def _read_container_cores() -> int | None:
+    try:
+        quota, period = (_CONTAINER / "cpu.max").read_text(encoding="ascii").split()
+        return None if quota == "max" else math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):
+        return None

@@ -111,7 +111,9 @@ def open_engine_model(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # older plans
             manager = plans.get_configuration(configuration)
-        labels = LabelManager(dict(dataset.raw["labels"]), dataset.raw.get("regions_class_order"))
+        labels = LabelManager(
+            dict(dataset.engine_description["labels"]), dataset.engine_description.get("regions_class_order")
+        )
     except _BUILD_ERRORS as error:
         raise ModelError(f"plan has no usable configuration '{configuration}': {error}", where=where) from error
     _require_keys(manager.configuration, _CONFIGURATION_KEYS, where)
@@ -122,7 +124,7 @@ def open_engine_model(
         configuration=manager,
         labels=labels,
         dataset=dataset,
-        dataset_json=copy.deepcopy(dict(dataset.raw)),
+        dataset_json=copy.deepcopy(dataset.engine_description),
         configuration_name=configuration,
         where=where,
     )

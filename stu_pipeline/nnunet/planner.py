@@ -7,13 +7,16 @@ the planner works in a scratch folder that holds a description of the dataset an
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stu_pipeline.datasets.endings import PICTURE_ENDINGS, TIFF_ENDINGS
 from stu_pipeline.errors import DataError
 from stu_pipeline.nnunet.environment import engine_environment
 from stu_pipeline.nnunet.output import engine_output
@@ -24,6 +27,23 @@ STOCK_PLAN_NAME = "nnUNetPlans"
 _REFERENCE_MEMORY_GB = 8
 # 1.03 per step: the image has become some 400 times smaller along each axis, so no patch will ever cover it.
 _MAX_PROBES = 200
+
+
+@contextlib.contextmanager
+def import_engine_meanwhile() -> Iterator[None]:
+    """Import nnU-Net's planner, which takes seconds, in a thread while the block waits for its workers."""
+    thread = threading.Thread(target=_import_planner, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def _import_planner() -> None:
+    # What fails here fails again, and is told, where the planner is used.
+    with contextlib.suppress(ImportError):
+        from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner  # noqa: F401
 
 
 def draft_plan(
@@ -71,7 +91,7 @@ def find_reader_name(dataset_json: Mapping[str, Any], example: Path, *, log_path
 
     Args:
         dataset_json: the parsed `dataset.json`.
-        example: one image; readers that cannot open it are passed over.
+        example: one image, verified; of pictures, readers that cannot open it are passed over.
         log_path: where the engine's words go.
 
     Raises:
@@ -79,9 +99,12 @@ def find_reader_name(dataset_json: Mapping[str, Any], example: Path, *, log_path
     """
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
+    # Pictures tell only by their content whether they are flat. Other files were read before, by us, and ITK would
+    # refuse a direction that was repaired then.
+    tried = str(example) if dataset_json.get("file_ending") in (*PICTURE_ENDINGS, *TIFF_ENDINGS) else None
     with engine_output(log_path):
         try:
-            reader = determine_reader_writer_from_dataset_json(dict(dataset_json), str(example))
+            reader = determine_reader_writer_from_dataset_json(dict(dataset_json), tried)
         except RuntimeError as error:
             raise DataError(
                 f"image '{example.name}' cannot be opened by any reader for '{dataset_json.get('file_ending')}'",

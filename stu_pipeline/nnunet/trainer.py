@@ -9,8 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,18 @@ from stu_pipeline.errors import ModelError
 from stu_pipeline.log import Listener, ignore_events
 from stu_pipeline.nnunet.checkpoint import read_checkpoint, write_checkpoint
 from stu_pipeline.nnunet.events import CheckpointWritten, EpochDone
+from stu_pipeline.nnunet.execution import describe_execution, require_execution, switch_checkpointing
 from stu_pipeline.nnunet.finite_guard import FiniteGuard
 from stu_pipeline.nnunet.online_scores import count_matches
 from stu_pipeline.nnunet.plain import make_plain
 from stu_pipeline.nnunet.settings import SETTINGS_KEY, TrainerSettings
+from stu_pipeline.nnunet.step import MicroBatch, accumulate_gradients, apply_gradients, run_network, split_batch
 from stu_pipeline.nnunet.timed_loader import TimedLoader
+from stu_pipeline.plan_execution import Execution
 from stu_pipeline.records import describe
 from stu_pipeline.workspace import RunPaths
 
 _log = logging.getLogger("stu_pipeline.training")
-_GRADIENT_NORM_LIMIT = 12.0
 
 
 class StopTrainingError(Exception):
@@ -44,6 +45,7 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
     """One run of one fold. Build it with `open_trainer`, which applies the settings."""
 
     settings = TrainerSettings()
+    execution: Execution
     listen: Listener = staticmethod(ignore_events)
     is_stop_asked: Callable[[], bool] = staticmethod(lambda: False)
     # Set by the engine, which declares no types.
@@ -67,6 +69,28 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
         self._last_checkpoint_s = time.monotonic()
         self._guard = FiniteGuard(self.paths.folder)
 
+    def initialize(self) -> None:
+        """Build network, loss and optimizer, and take over how the plan says that a step runs.
+
+        Raises:
+            ModelError: the plan promises a step that this network or loss cannot run.
+        """
+        self.execution = require_execution(self.plans_manager.plans, self.configuration_name, where=self.paths.folder)
+        # nnU-Net forces foreground in the last third of a batch, rounded: in a batch of one, never.
+        self.probabilistic_oversampling = int(self.configuration_manager.batch_size) == 1
+        super().initialize()
+        switch_checkpointing(self._bare_network(), self.execution, where=self.paths.folder)
+        self.print_to_log_file("execution:", self.describe_execution())
+
+    def describe_execution(self) -> dict[str, Any]:
+        """Return how a step runs, for the record of the run."""
+        oversampling = {
+            "share": float(self.oversample_foreground_percent),
+            "is_probabilistic": bool(self.probabilistic_oversampling),
+        }
+        known = describe_execution(self.execution, batch=int(self.configuration_manager.batch_size))
+        return {**known, "foreground_oversampling": oversampling}
+
     @property
     def paths(self) -> RunPaths:
         """The files of this run."""
@@ -83,13 +107,8 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
 
     # -- steps -----------------------------------------------------------------------------------
 
-    def autocast(self) -> Any:
-        """Return the context in which the network runs."""
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision)
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
-
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Run one optimizer step. A non-finite loss never reaches the optimizer.
+        """Run one step, in micro-batches where the plan says so. A non-finite loss never reaches the optimizer.
 
         Raises:
             StopTrainingError: a stop was asked for; the step is not begun.
@@ -97,52 +116,33 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
         """
         if self.is_stop_asked():
             raise StopTrainingError
-        data, target = self._to_device(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
-            output = self.network(data)
-        loss = self.loss(_as_float(output), target)
-        value = float(loss.detach())
+        value = accumulate_gradients(
+            self.network, self.loss, self._split(batch), precision=self.settings.precision, scaler=self.grad_scaler
+        )
         if not self._guard.accept(value, batch=batch, epoch=self.current_epoch):
+            self.optimizer.zero_grad(set_to_none=True)
             return {"loss": np.float32(np.nan)}
-        self._step_optimizer(loss)
+        if not apply_gradients(self.network, self.optimizer, self.grad_scaler):
+            self._guard.note_skipped()
         return {"loss": np.float32(value)}
-
-    def _step_optimizer(self, loss: torch.Tensor) -> None:
-        if self.grad_scaler is None:
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM_LIMIT)
-            if torch.isfinite(norm):
-                self.optimizer.step()
-            else:  # without a scaler nothing else would keep broken gradients from the weights
-                self._guard.note_skipped()
-            return
-        self.grad_scaler.scale(loss).backward()
-        self.grad_scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM_LIMIT)
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Score one batch of validation patches: loss and voxel counts per label or region."""
         if self.is_stop_asked():
             raise StopTrainingError
-        data, target = self._to_device(batch)
-        with self.autocast():
-            output = self.network(data)
-        output = _as_float(output)
+        results = [self._score_part(part) for part in self._split(batch)]
+        return {name: sum(result[name] for result in results) for name in results[0]}
+
+    def _score_part(self, part: MicroBatch) -> dict[str, Any]:
+        output, target = run_network(self.network, part.data, self.settings.precision), part.target
         loss = self.loss(output, target)
         if self.enable_deep_supervision:
             output, target = output[0], target[0]
-        counts = count_matches(output, target, self.label_manager)
-        return {"loss": np.float32(loss.item()), **counts}
+        return {"loss": np.float32(loss.item() * part.share), **count_matches(output, target, self.label_manager)}
 
-    def _to_device(self, batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
-        target = batch["target"]
-        data = batch["data"].to(self.device, non_blocking=True)
-        if isinstance(target, list):
-            return data, [part.to(self.device, non_blocking=True) for part in target]
-        return data, target.to(self.device, non_blocking=True)
+    def _split(self, batch: dict[str, Any]) -> Iterator[MicroBatch]:
+        return split_batch(batch, micro_batch=self.execution.micro_batch, device=self.device)
 
     # -- epochs ----------------------------------------------------------------------------------
 
@@ -286,8 +286,3 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
     def _bare_network(self) -> torch.nn.Module:
         network = self.network.module if self.is_ddp else self.network
         return network._orig_mod if isinstance(network, OptimizedModule) else network
-
-
-def _as_float(output: Any) -> Any:
-    # The loss is computed in float32 whatever the network ran in.
-    return [part.float() for part in output] if isinstance(output, (list, tuple)) else output.float()

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stu_pipeline.datasets.dataset_json import DatasetJson
 from stu_pipeline.errors import UsageError
 from stu_pipeline.networks.scales import SCALES
+from stu_pipeline.plan_architecture import resolve_configuration
 from stu_pipeline.planfile import DEFAULT_CONFIGURATIONS, require_plan_name
 from stu_pipeline.planning.budget import Budget
 from stu_pipeline.planning.config import ConfigurationForecast, PlanConfig
 from stu_pipeline.planning.data_identifier import choose_data_identifier
-from stu_pipeline.planning.document import add_story, build_plan, keep_custom_configurations, read_demands
+from stu_pipeline.planning.document import (
+    add_story,
+    build_plan,
+    fit_cascades,
+    keep_custom_configurations,
+    read_demands,
+    replace_forecasts,
+)
+from stu_pipeline.planning.explain import describe_execution, explain_fit
 from stu_pipeline.planning.fit import Demand, Fit, fit_configuration
+from stu_pipeline.planning.forecast import (
+    Coefficients,
+    apply_measurement,
+    forecast_configuration,
+    read_coefficients,
+)
 from stu_pipeline.planning.knowledge import read_knowledge
-from stu_pipeline.planning.memory import MemoryModel, read_memory_model
+from stu_pipeline.planning.memory import MemoryModel
 from stu_pipeline.planning.scale_choice import ScaleChoice, choose_scale, require_fit
+from stu_pipeline.planning.step_time import read_time_model
 from stu_pipeline.planning.writing import read_existing
 from stu_pipeline.workspace import DatasetPaths
-
-_FLOAT_BYTES, _LABEL_BYTES = 4, 2
-# blosc2 roughly halves what is written; a forecast should rather be too high.
-_COMPRESSION = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,32 +74,56 @@ def propose(given: PlanInput, *, config: PlanConfig, budget: Budget) -> Proposal
         DataError: nnU-Net cannot plan for this dataset.
     """
     draft = _draft(given)
-    model = read_memory_model()
+    known = read_coefficients()
     num_channels = given.dataset_json.num_channels
     demands = read_demands(draft, num_channels=num_channels, num_classes=count_outputs(given.dataset_json))
     main = find_default(demands)
     choice = choose_scale(
-        model,
+        known.memory,
         demands[main],
         wanted=budget.scale,
         memory_gib=budget.memory_gib,
         is_pretrained=config.pretrained is not None,
         rules=read_knowledge("scale_choice.json"),
     )
-    fits = _fit_all(model, demands, choice, budget.memory_gib)
+    fits = _fit_all(known.memory, demands, choice, budget.memory_gib)
     raw = _assemble(given, draft, fits, plan_name=config.plan_name or SCALES[choice.scale].plan_name)
     _require_configurations(raw, config)
-    forecasts = tuple(_forecast(fit, raw, num_cases=given.num_cases) for fit in fits.values())
-    add_story(raw, choice=choice, budget=budget, forecasts=forecasts, forecast_status=model.status)
+    num_labels = len(given.dataset_json.foreground_values)
+    cascades = fit_cascades(known.memory, draft, fits, num_labels=num_labels, memory_gib=budget.memory_gib)
+    forecasts = _forecast_all({**fits, **cascades}, known, raw, choice=choice, num_cases=given.num_cases)
+    add_story(raw, choice=choice, budget=budget, forecasts=forecasts, forecast_status=known.memory.status)
     return Proposal(
         plan_name=raw["plans_name"],
         raw=raw,
         choice=choice,
         forecasts=forecasts,
         default_configuration=main,
-        forecast_status=model.status,
-        notices=_list_notices(raw, config, budget, fits[main]),
+        forecast_status=known.memory.status,
+        notices=_list_notices(raw, config, budget, {**fits, **cascades}),
     )
+
+
+def apply_probe(
+    proposal: Proposal, configuration: str, *, peak_gib: float | None, step_s: float, device_name: str
+) -> Proposal:
+    """Put a measured training step into a proposal: its forecast and the plan's own block. Changes no argument.
+
+    Args:
+        proposal: the plan before it is written.
+        configuration: which one was measured.
+        peak_gib: peak GPU memory of a step; None where the device has none to measure.
+        step_s: seconds of one optimizer step on the whole batch.
+        device_name: what it was measured on.
+    """
+    time = read_time_model()
+    forecasts = tuple(
+        apply_measurement(item, time, peak_gib=peak_gib, step_s=step_s, device=device_name)
+        if item.name == configuration
+        else item
+        for item in proposal.forecasts
+    )
+    return replace(proposal, forecasts=forecasts, raw=replace_forecasts(proposal.raw, forecasts))
 
 
 def count_outputs(dataset_json: DatasetJson) -> int:
@@ -144,37 +179,49 @@ def _fit_all(
     fits = {name: fit_configuration(model, demand, choice.scale, memory_gib) for name, demand in demands.items()}
     smallest = next(iter(SCALES))
     for name, fit in fits.items():
-        require_fit(fit, memory_gib, smallest=fit_configuration(model, demands[name], smallest, memory_gib))
+        if not fit.fits:
+            require_fit(fit, memory_gib, smallest=fit_configuration(model, demands[name], smallest, memory_gib))
     return fits
 
 
-def _forecast(fit: Fit, plan: Mapping[str, Any], *, num_cases: int) -> ConfigurationForecast:
-    demand = fit.demand
-    voxels = math.prod(demand.median_shape)
-    if len(demand.patch) == 2:
-        # A 2D configuration stores whole volumes: the slices are those of the original image.
-        voxels *= plan["original_median_shape_after_transp"][0]
-    per_voxel = _FLOAT_BYTES * demand.num_channels + _LABEL_BYTES
-    return ConfigurationForecast(
-        name=demand.configuration,
-        patch=fit.patch,
-        batch=fit.batch,
-        spacing_mm=demand.spacing_mm,
-        num_parameters=fit.num_parameters,
-        vram_gib=round(fit.forecast_gib, 2),
-        data_identifier=plan["configurations"][demand.configuration]["data_identifier"],
-        disk_gib=round(voxels * per_voxel * num_cases * _COMPRESSION / 2**30, 3),
+def _forecast_all(
+    fits: Mapping[str, Fit], known: Coefficients, plan: Mapping[str, Any], *, choice: ScaleChoice, num_cases: int
+) -> tuple[ConfigurationForecast, ...]:
+    return tuple(
+        forecast_configuration(
+            fit,
+            known,
+            original_median_shape=plan["original_median_shape_after_transp"],
+            num_cases=num_cases,
+            data_identifier=resolve_configuration(plan["configurations"], name)["data_identifier"],
+            decisions=explain_fit(fit, known.memory, scale_reason=choice.reason),
+        )
+        for name, fit in fits.items()
     )
 
 
-def _list_notices(plan: Mapping[str, Any], config: PlanConfig, budget: Budget, fit: Fit) -> tuple[str, ...]:
+def _list_notices(
+    plan: Mapping[str, Any], config: PlanConfig, budget: Budget, fits: Mapping[str, Fit]
+) -> tuple[str, ...]:
+    main = fits[find_default({name: fit.demand for name, fit in fits.items()})]
     notices = []
-    if budget.source == "default" and fit.is_reduced:
+    if budget.source == "default" and (main.is_reduced or describe_execution(main)):
         notices.append(
-            f"no GPU found, so scale {fit.scale} was made to fit {budget.memory_gib:.1f} GiB; "
+            f"no GPU found, so scale {main.scale} was made to fit {budget.memory_gib:.1f} GiB; "
             "--gpu-memory plans for the GPU that will train"
         )
-    schemes = plan["configurations"][fit.demand.configuration]["normalization_schemes"]
+    for name, fit in fits.items():
+        if not fit.fits:
+            notices.append(
+                f"{name} needs {fit.forecast_gib:.1f} GiB even with one sample and checkpointing, "
+                f"{budget.memory_gib:.1f} GiB are given; its patch is that of 3d_fullres"
+            )
+        if fit.execution.batch_dice_scope == "micro-batch":
+            notices.append(
+                f"{name}: batch Dice is summed over {fit.execution.micro_batch} of {fit.batch} samples, "
+                "all of them do not fit the memory at once"
+            )
+    schemes = plan["configurations"][main.demand.configuration]["normalization_schemes"]
     if config.pretrained is not None and "CTNormalization" in schemes:
         notices.append(
             "the published weights saw CT with per-image z-scores, this plan normalises CT by dataset statistics; "

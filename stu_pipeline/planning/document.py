@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import stu_pipeline
 from stu_pipeline.networks.scales import SCALES
-from stu_pipeline.plan_architecture import NETWORK_CLASS
+from stu_pipeline.plan_architecture import NETWORK_CLASS, resolve_configuration
+from stu_pipeline.plan_execution import EXECUTION_KEY, Execution, find_execution
 from stu_pipeline.planfile import PLAN_SCHEMA, STU_KEY
-from stu_pipeline.planning.fit import Demand, Fit
-from stu_pipeline.planning.topology import fit_strides, round_patch_up
+from stu_pipeline.planning.fit import Demand, Fit, fit_configuration
+from stu_pipeline.planning.topology import fit_strides, round_patch_up, widen_lone_voxel
 
 if TYPE_CHECKING:
     from stu_pipeline.planning.budget import Budget
     from stu_pipeline.planning.config import ConfigurationForecast
+    from stu_pipeline.planning.memory import MemoryModel
     from stu_pipeline.planning.scale_choice import ScaleChoice
 
 # nnU-Net's planner makes these; other names in an existing plan are the user's.
@@ -37,15 +40,49 @@ def read_demands(draft: Mapping[str, Any], *, num_channels: int, num_classes: in
         strides = fit_strides(configuration["architecture"]["arch_kwargs"]["strides"])
         demands[name] = Demand(
             configuration=name,
-            patch=round_patch_up(configuration["patch_size"], strides),
+            patch=widen_lone_voxel(round_patch_up(configuration["patch_size"], strides), strides),
             batch=int(configuration["batch_size"]),
             strides=strides,
             spacing_mm=tuple(float(step) for step in configuration["spacing"]),
             median_shape=tuple(float(size) for size in configuration["median_image_size_in_voxels"]),
             num_channels=num_channels,
             num_classes=num_classes,
+            batch_dice=bool(configuration["batch_dice"]),
         )
     return demands
+
+
+def fit_cascades(
+    model: MemoryModel, draft: Mapping[str, Any], fits: Mapping[str, Fit], *, num_labels: int, memory_gib: float
+) -> dict[str, Fit]:
+    """Fit the configurations that inherit from another: its patch, and a channel more per foreground label.
+
+    Where that patch is too large, the fit that comes back has `fits` False.
+
+    Args:
+        model: the memory forecast.
+        draft: nnU-Net's default plan.
+        fits: what the other configurations got.
+        num_labels: foreground labels; the mask of the previous stage is one channel for each.
+        memory_gib: GPU memory.
+    """
+    cascades = {}
+    for name, configuration in draft["configurations"].items():
+        parent = fits.get(configuration.get("inherits_from", ""))
+        if parent is None:
+            continue
+        extra = num_labels if configuration.get("previous_stage") else 0
+        demand = replace(
+            parent.demand,
+            configuration=name,
+            patch=parent.patch,
+            strides=parent.strides,
+            num_channels=parent.demand.num_channels + extra,
+            num_mask_channels=extra,
+            has_fixed_patch=True,
+        )
+        cascades[name] = fit_configuration(model, demand, parent.scale, memory_gib)
+    return cascades
 
 
 def build_plan(
@@ -102,10 +139,9 @@ def add_story(
         "gpu_memory_source": budget.source,
         "reason": choice.reason,
         "alternatives": list(choice.alternatives),
-        "forecast": {
-            item.name: {"vram_gib": item.vram_gib, "num_parameters": item.num_parameters, "disk_gib": item.disk_gib}
-            for item in forecasts
-        },
+        EXECUTION_KEY: {item.name: item.execution.to_json() for item in forecasts},
+        "decisions": {item.name: list(item.decisions) for item in forecasts},
+        "forecast": _describe_forecasts(forecasts),
         "forecast_status": forecast_status,
     }
 
@@ -118,8 +154,51 @@ def keep_custom_configurations(plan: dict[str, Any], existing: Mapping[str, Any]
     return plan
 
 
+def replace_forecasts(plan: Mapping[str, Any], forecasts: Sequence[ConfigurationForecast]) -> dict[str, Any]:
+    """Return a plan with other forecasts in our block."""
+    return {**plan, STU_KEY: {**plan[STU_KEY], "forecast": _describe_forecasts(forecasts)}}
+
+
 def is_same_plan(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Compare two plans without our own block, which tells a story and decides nothing but the scale."""
+    """Compare two plans without our own block, which tells a story and decides the scale and how steps run."""
+    return is_same_recipe(first, second) and _list_executions(first) == _list_executions(second)
+
+
+def is_same_recipe(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Compare what decides the results of a training: all but how steps run, unless that splits batch Dice.
+
+    A plan that differs from another only in this can go on with its trainings.
+    """
     scales = [(plan.get(STU_KEY) or {}).get("scale") for plan in (first, second)]
     bodies = [{key: value for key, value in plan.items() if key != STU_KEY} for plan in (first, second)]
-    return scales[0] == scales[1] and bodies[0] == bodies[1]
+    scopes = [
+        {
+            name: item.micro_batch
+            for name, item in _list_executions(plan).items()
+            if item.batch_dice_scope == "micro-batch"
+        }
+        for plan in (first, second)
+    ]
+    return scales[0] == scales[1] and bodies[0] == bodies[1] and scopes[0] == scopes[1]
+
+
+def _list_executions(plan: Mapping[str, Any]) -> dict[str, Execution]:
+    """Return how each configuration runs; the same for a plan that says nothing and one that says 'at once'."""
+    configurations = plan.get("configurations", {})
+    executions = {}
+    for name in configurations:
+        if "batch_size" in resolve_configuration(configurations, name):
+            executions[name] = find_execution(plan.get(STU_KEY), configurations, name)
+    return executions
+
+
+def _describe_forecasts(forecasts: Sequence[ConfigurationForecast]) -> dict[str, Any]:
+    return {
+        item.name: {
+            "num_parameters": item.num_parameters,
+            **{name: getattr(item, name) for name in item.provenance},
+            "device": item.device,
+            "provenance": dict(item.provenance),
+        }
+        for item in forecasts
+    }

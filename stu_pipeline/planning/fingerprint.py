@@ -1,115 +1,65 @@
-"""Keep the dataset fingerprint: measured once, reused while the cases are the same files.
+"""Join what was measured in the cases into the dataset's fingerprint.
 
-Reads: `dataset_fingerprint.json` and `dataset_fingerprint.manifest.json` beside the preprocessed data.
-Writes: both, atomically; the manifest last, so that a fingerprint with a manifest is a finished one.
+The file has nnU-Net's form. Shapes, spacings, moments and extremes are exact; percentiles are off by at most
+half a quantile in rank (`datasets/statistics.py`), and exact for scans that store integers.
+Writes: `dataset_fingerprint.json` beside the preprocessed data.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from stu_pipeline.datasets.cases import Case
-from stu_pipeline.datasets.dataset_json import DatasetJson
+from stu_pipeline.datasets.inspection import CaseReport
+from stu_pipeline.datasets.statistics import mix_channels
 from stu_pipeline.errors import DataError
 from stu_pipeline.log import Listener, Notice, ignore_events
 from stu_pipeline.storage import read_json, write_json
 from stu_pipeline.workspace import DatasetPaths
 
-_SCHEMA = 1
-_SAMPLE_BYTES = 64 * 1024
-# Below this, starting workers (seconds each) takes longer than the reading.
-_SMALL_DATASET_BYTES = 64 * 2**20
-_MAX_WORKERS = 8
-# From ten million voxels on this is nnU-Net's own number of samples.
-_SAMPLES_PER_VOXEL = 10
+# Below this, starting workers (a second each) takes longer than the reading.
+_SMALL_DATASET_BYTES = 4 * 2**20
+_MAX_WORKERS = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fingerprint:
-    """The content of `dataset_fingerprint.json`, and the nnU-Net reader it was measured with."""
+def build_fingerprint(reports: Sequence[CaseReport]) -> dict[str, Any]:
+    """Build the content of `dataset_fingerprint.json`; its lists are in the order of the reports.
 
-    content: dict[str, Any]
-    reader_name: str
+    Args:
+        reports: sound cases, with statistics.
 
-
-def sign_sources(cases: Sequence[Case], dataset_json: DatasetJson) -> dict[str, Any]:
-    """Describe what a fingerprint is measured from.
-
-    Every file of every case counts by its size and the SHA-256 of its first and last 64 KiB.
+    Raises:
+        DataError: no case has any foreground.
     """
+    measured = [(report, report.statistics) for report in reports if report.statistics is not None]
+    with_foreground = [statistics.channels for _, statistics in measured if statistics.channels]
+    if not with_foreground:
+        raise DataError(
+            "no case has any foreground voxel, so there is nothing to learn",
+            hint="check that labels in dataset.json match the label maps",
+        )
     return {
-        "file_ending": dataset_json.file_ending,
-        "wanted_reader": dataset_json.raw.get("overwrite_image_reader_writer"),
-        "num_channels": dataset_json.num_channels,
-        "cases": {case.id: _sign_case(case) for case in sorted(cases, key=lambda case: case.id)},
+        "foreground_intensity_properties_per_channel": {
+            str(index): mix_channels(channel) for index, channel in enumerate(zip(*with_foreground, strict=True))
+        },
+        "median_relative_size_after_cropping": float(np.median([item.relative_size for _, item in measured])),
+        "shapes_after_crop": [list(item.shape_after_crop) for _, item in measured],
+        "spacings": [list(report.spacing_mm or ()) for report, _ in measured],
     }
 
 
-def find_fingerprint(dataset: DatasetPaths, sources: Mapping[str, Any]) -> Fingerprint | None:
-    """Return the stored fingerprint when it was measured from exactly these files, else None."""
-    manifest = _read_or_none(dataset.fingerprint_manifest)
-    content = _read_or_none(dataset.fingerprint)
-    if not isinstance(manifest, dict) or not isinstance(content, dict) or "reader_name" not in manifest:
-        return None
-    found = Fingerprint(content=content, reader_name=manifest["reader_name"])
-    return found if manifest == _describe(found, sources) else None
-
-
-def measure_fingerprint(
-    cases: Sequence[Case],
-    dataset_json: DatasetJson,
-    *,
-    num_voxels: int,
-    num_workers: int,
-    log_path: Path | None = None,
-    listen: Listener = ignore_events,
-) -> Fingerprint:
-    """Measure the fingerprint with nnU-Net's analysis. Writes nothing.
-
-    Args:
-        cases: the training cases, checked before: readers say little about damaged files.
-        dataset_json: the dataset's description.
-        num_voxels: image voxels in all; toy data is not sampled a hundred million times.
-        num_workers: processes; with less than two the work is done here.
-        log_path: where the engine's words go.
-        listen: receives one `Progress` per case.
-
-    Raises:
-        DataError: cases that cannot be read, or no foreground at all.
-        MemoryLimitError: a worker died.
-    """
-    from stu_pipeline.nnunet.fingerprint import NUM_SAMPLES, extract_fingerprint
-    from stu_pipeline.nnunet.planner import find_reader_name
-
-    reader_name = find_reader_name(dataset_json.raw, cases[0].image_files[0], log_path=log_path)
-    content = extract_fingerprint(
-        cases,
-        reader_name,
-        num_workers=num_workers,
-        num_samples=min(NUM_SAMPLES, _SAMPLES_PER_VOXEL * num_voxels),
-        log_path=log_path,
-        listen=listen,
-    )
-    return Fingerprint(content=content, reader_name=reader_name)
-
-
-def store_fingerprint(
-    dataset: DatasetPaths, fingerprint: Fingerprint, sources: Mapping[str, Any], *, listen: Listener = ignore_events
-) -> None:
-    """Write a fingerprint and what it was measured from. Writing what is there already does nothing."""
+def store_fingerprint(dataset: DatasetPaths, content: dict[str, Any], *, listen: Listener = ignore_events) -> None:
+    """Write a fingerprint. Writing what is there already does nothing."""
     path = dataset.fingerprint
-    if find_fingerprint(dataset, sources) == fingerprint:
+    existing = _read_or_none(dataset)
+    if existing == content:
         return
-    if path.is_file() and _read_or_none(path) != fingerprint.content:
-        listen(Notice(text="the dataset has changed since its fingerprint was measured: measured again"))
-    write_json(path, fingerprint.content)
-    write_json(dataset.fingerprint_manifest, _describe(fingerprint, sources))
+    if existing is not None:
+        listen(Notice(text="the dataset's fingerprint is not the one that was there: replaced"))
+    write_json(path, content)
 
 
 def choose_num_workers(wanted: int | None, cases: Sequence[Case]) -> int:
@@ -119,46 +69,14 @@ def choose_num_workers(wanted: int | None, cases: Sequence[Case]) -> int:
     if wanted is not None:
         return wanted
     files = [file for case in cases for file in (*case.image_files, case.label_file) if file is not None]
-    if sum(file.stat().st_size for file in files) < _SMALL_DATASET_BYTES:
+    # A file that is not there is reported with the others, by the inspection.
+    if sum(file.stat().st_size for file in files if file.is_file()) < _SMALL_DATASET_BYTES:
         return 0
     return max(1, min(count_usable_cores(), len(cases), _MAX_WORKERS))
 
 
-def _sign_case(case: Case) -> str:
-    digest = hashlib.sha256()
-    for file in (*case.image_files, case.label_file):
-        if file is not None:
-            digest.update(f"{file.name}:{_sign_file(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def _sign_file(path: Path) -> str:
-    digest = hashlib.sha256()
+def _read_or_none(dataset: DatasetPaths) -> Any:
     try:
-        with path.open("rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(0)
-            digest.update(stream.read(_SAMPLE_BYTES))
-            stream.seek(max(0, size - _SAMPLE_BYTES))
-            digest.update(stream.read(_SAMPLE_BYTES))
-    except OSError as error:
-        raise DataError(f"'{path.name}' cannot be read: {error.strerror}", where=path.parent) from error
-    return f"{size}:{digest.hexdigest()}"
-
-
-def _describe(fingerprint: Fingerprint, sources: Mapping[str, Any]) -> dict[str, Any]:
-    # The content's own hash: another tool may have replaced the file since.
-    text = json.dumps(fingerprint.content, sort_keys=True)
-    return {
-        "schema": _SCHEMA,
-        "reader_name": fingerprint.reader_name,
-        "fingerprint_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "sources": dict(sources),
-    }
-
-
-def _read_or_none(path: Path) -> Any:
-    try:
-        return read_json(path)
+        return read_json(dataset.fingerprint)
     except DataError:
         return None

@@ -1,15 +1,23 @@
-"""Fit one configuration of a scale into a GPU: nnU-Net's patch and batch first, then less."""
+"""Fit one configuration of a scale into a GPU: nnU-Net's patch and batch as long as any way of running them fits.
+
+The batch of the plan is always nnU-Net's. What changes first is how a step runs (micro-batches, activation
+checkpointing), which leaves its result as it is; the patch shrinks only when one sample with checkpointing is
+too much.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from stu_pipeline.networks.cost import count_feature_map_elements, count_parameters
+from stu_pipeline.networks.cost import count_parameters
 from stu_pipeline.networks.scales import SCALES, Scale
-from stu_pipeline.planning.memory import MemoryModel
+from stu_pipeline.plan_execution import BatchDiceScope, Execution
+from stu_pipeline.planning.memory import MemoryModel, count_elements
 from stu_pipeline.planning.topology import Patch, Strides, shrink_patch
 
-MIN_BATCH = 2
 # Smaller patches see too little context to be worth a training; in 2D nnU-Net's are larger throughout.
 _MIN_EDGE_VOXELS = {2: 64, 3: 32}
 
@@ -25,7 +33,14 @@ class Demand:
     spacing_mm: tuple[float, ...]
     median_shape: tuple[float, ...]
     num_channels: int
+    """Input channels of the network."""
     num_classes: int
+    batch_dice: bool = False
+    """Whether the soft Dice sums run over the batch; then splitting it changes the loss."""
+    num_mask_channels: int = 0
+    """How many of the input channels are made from a previous stage's mask rather than stored."""
+    has_fixed_patch: bool = False
+    """Whether another configuration decides the patch (the second stage of a cascade)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,70 +50,128 @@ class Fit:
     scale: Scale
     demand: Demand
     patch: Patch
-    batch: int
     strides: Strides
+    execution: Execution
     num_parameters: int
-    num_elements: int
     forecast_gib: float
     fits: bool
+    memory_gib: float = math.inf
+    """What it was made to fit."""
+
+    @property
+    def batch(self) -> int:
+        """Samples per optimizer step: nnU-Net's."""
+        return self.demand.batch
 
     @property
     def is_reduced(self) -> bool:
-        """Whether batch or patch are smaller than nnU-Net's."""
-        return self.patch != self.demand.patch or self.batch != self.demand.batch
+        """Whether the patch is smaller than nnU-Net's."""
+        return self.patch != self.demand.patch
+
+    @property
+    def keeps_recipe(self) -> bool:
+        """Whether an optimizer step computes what nnU-Net's would: same patch, same batch, same Dice sums."""
+        return self.fits and not self.is_reduced and self.execution.batch_dice_scope != "micro-batch"
 
 
 def measure_demand(model: MemoryModel, demand: Demand, scale: Scale) -> Fit:
-    """Forecast a scale with nnU-Net's own patch and batch; `fits` is True, no limit is looked at."""
-    return _measure(model, demand, scale, patch=demand.patch, batch=demand.batch, strides=demand.strides)
+    """Forecast a scale with nnU-Net's patch and whole batch; `fits` is True, no limit is looked at."""
+    return _Fitting(model, demand, scale).measure(demand.patch, demand.strides, demand.batch)
 
 
 def fit_configuration(model: MemoryModel, demand: Demand, scale: Scale, memory_gib: float) -> Fit:
-    """Find the largest batch, then the largest patch, that the forecast puts inside the memory.
+    """Find the largest patch, then the best way to run the batch, that the forecast puts inside the memory.
 
-    The batch goes down to 2 before the patch shrinks; the batch then stays 2. A batch of 1 that nnU-Net
-    planned stays. Where nothing fits, the smallest patch is returned with `fits` False.
+    For one patch, in this order: the whole batch; with batch Dice the whole batch with checkpointing; the largest
+    micro-batch without checkpointing, down to one sample; the largest micro-batch with it. Where nothing fits, the
+    smallest patch is returned, one sample at a time with checkpointing, and `fits` is False.
     """
-    found = measure_demand(model, demand, scale)
-    while found.forecast_gib > memory_gib and found.batch > MIN_BATCH:
-        found = _measure(model, demand, scale, patch=found.patch, batch=found.batch - 1, strides=found.strides)
-    min_edge = _MIN_EDGE_VOXELS[len(demand.patch)]
-    while found.forecast_gib > memory_gib:
-        smaller = shrink_patch(found.patch, demand.spacing_mm, demand.median_shape, min_edge)
+    fitting = _Fitting(model, demand, scale, memory_gib)
+    patch, strides = demand.patch, demand.strides
+    while True:
+        for micro_batch, is_checkpointing in _list_ways(demand):
+            found = fitting.measure(patch, strides, micro_batch, is_checkpointing=is_checkpointing)
+            if found.fits:
+                return found
+        smaller = _shrink(demand, patch)
         if smaller is None:
-            return replace(found, fits=False)
-        found = _measure(model, demand, scale, patch=smaller[0], batch=found.batch, strides=smaller[1])
-    return found
+            return found
+        patch, strides = smaller
 
 
-def _measure(
-    model: MemoryModel,
-    demand: Demand,
-    scale: Scale,
-    *,
-    patch: Patch,
-    batch: int,
-    strides: Strides,
-    fits: bool = True,
-) -> Fit:
-    spec = SCALES[scale]
-    widths, blocks = spec.features_per_stage, spec.n_blocks_per_stage
-    num_parameters = count_parameters(demand.num_channels, demand.num_classes, widths, blocks, conv_op=f"{len(patch)}d")
-    num_elements = count_feature_map_elements(patch, strides, widths, blocks, num_classes=demand.num_classes)
-    return Fit(
-        scale=scale,
-        demand=demand,
-        patch=patch,
-        batch=batch,
-        strides=strides,
-        num_parameters=num_parameters,
-        num_elements=num_elements,
-        forecast_gib=model.forecast_gib(
-            num_elements=num_elements,
+def _list_ways(demand: Demand) -> Iterator[tuple[int, bool]]:
+    """List how a batch can run, best first: micro-batch and whether activations are recomputed.
+
+    Parts of equal size need no more steps than the largest parts do, and less memory.
+    """
+    parts = sorted({math.ceil(demand.batch / steps) for steps in range(1, demand.batch + 1)}, reverse=True)
+    yield parts[0], False
+    if demand.batch_dice:
+        yield parts[0], True
+    for micro_batch in parts[1:]:
+        yield micro_batch, False
+    for micro_batch in parts:
+        yield micro_batch, True
+
+
+def _shrink(demand: Demand, patch: Patch) -> tuple[Patch, Strides] | None:
+    if demand.has_fixed_patch:
+        return None
+    return shrink_patch(patch, demand.spacing_mm, demand.median_shape, _MIN_EDGE_VOXELS[len(patch)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitting:
+    model: MemoryModel
+    demand: Demand
+    scale: Scale
+    memory_gib: float = math.inf
+
+    def measure(self, patch: Patch, strides: Strides, micro_batch: int, *, is_checkpointing: bool = False) -> Fit:
+        """Forecast one way of running one patch."""
+        demand = self.demand
+        num_parameters = _count_parameters(self.scale, demand.num_channels, demand.num_classes, len(patch))
+        elements = _count_elements(self.scale, patch, strides, demand.num_classes, is_checkpointing)
+        forecast_gib = self.model.forecast_gib(
+            num_elements=elements,
             num_parameters=num_parameters,
             patch_voxels=patch,
-            batch=batch,
+            batch=micro_batch,
             num_classes=demand.num_classes,
-        ),
-        fits=fits,
-    )
+            num_channels=demand.num_channels,
+            is_accumulating=micro_batch < demand.batch,
+        )
+        execution = Execution(
+            micro_batch=micro_batch,
+            activation_checkpointing=is_checkpointing,
+            batch_dice_scope=_choose_scope(demand, micro_batch),
+        )
+        return Fit(
+            scale=self.scale,
+            demand=demand,
+            patch=patch,
+            strides=strides,
+            execution=execution,
+            num_parameters=num_parameters,
+            forecast_gib=forecast_gib,
+            fits=forecast_gib <= self.memory_gib,
+            memory_gib=self.memory_gib,
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def _count_parameters(scale: Scale, num_channels: int, num_classes: int, num_axes: int) -> int:
+    spec = SCALES[scale]
+    features, blocks = spec.features_per_stage, spec.n_blocks_per_stage
+    return count_parameters(num_channels, num_classes, features, blocks, conv_op=f"{num_axes}d")
+
+
+@functools.lru_cache(maxsize=4096)
+def _count_elements(scale: Scale, patch: Patch, strides: Strides, num_classes: int, is_checkpointing: bool) -> int:
+    return count_elements(scale, patch, strides, num_classes=num_classes, activation_checkpointing=is_checkpointing)
+
+
+def _choose_scope(demand: Demand, micro_batch: int) -> BatchDiceScope:
+    if not demand.batch_dice:
+        return "sample"
+    return "effective batch" if micro_batch == demand.batch else "micro-batch"

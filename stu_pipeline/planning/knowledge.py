@@ -40,3 +40,8 @@ def read_knowledge(name: str) -> dict[str, Any]:
     """Read one JSON file of the folder, for example 'memory.json'."""
     content: dict[str, Any] = read_json(find_knowledge_folder() / name)
     return content
+
+
+def find_knowledge(name: str) -> dict[str, Any] | None:
+    """Read one JSON file of the folder, or return None when it is not there."""
+    return read_knowledge(name) if (find_knowledge_folder() / name).is_file() else None

@@ -7,42 +7,37 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stu_pipeline.datasets.cases import list_training_cases
+from stu_pipeline.datasets.check import DatasetReport, check_dataset, require_dataset
 from stu_pipeline.datasets.dataset_json import read_dataset_json
-from stu_pipeline.errors import DataError
+from stu_pipeline.datasets.splits.choice import SplitRequest
+from stu_pipeline.datasets.splits.decision import SplitDecision, decide_splits
 from stu_pipeline.log import Listener, Notice, Progress, ignore_events, log_to_file
 from stu_pipeline.planning.budget import Budget, choose_budget
 from stu_pipeline.planning.choose import PlanInput, Proposal, propose
 from stu_pipeline.planning.config import Action, PlanConfig, PlanResult
-from stu_pipeline.planning.fingerprint import (
-    Fingerprint,
-    choose_num_workers,
-    find_fingerprint,
-    measure_fingerprint,
-    sign_sources,
-    store_fingerprint,
-)
-from stu_pipeline.planning.writing import decide_action, prepare_folder, read_existing, write_plan
-from stu_pipeline.storage import hold_lock
-from stu_pipeline.workspace import DatasetPaths, find_dataset
+from stu_pipeline.planning.fingerprint import build_fingerprint, choose_num_workers, store_fingerprint
+from stu_pipeline.planning.probe import measure_proposal
+from stu_pipeline.planning.source import open_source
+from stu_pipeline.planning.writing import decide_action, prepare_folder, read_existing, sweep_leftovers, write_plan
+from stu_pipeline.storage import hold_lock, remove_leftovers
+from stu_pipeline.workspace import DatasetPaths
 
 _logger = logging.getLogger("stu_pipeline.planning")
+# More are not read; `stu doctor` lists them all.
+_MAX_WARNINGS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Checked:
-    """A checked dataset: the planner's input, and what its fingerprint was measured from."""
+    """A checked dataset: the planner's input, and what was found in its cases."""
 
     given: PlanInput
-    case_ids: list[str]
-    fingerprint: Fingerprint
-    sources: dict[str, Any]
+    report: DatasetReport
 
 
 def plan(config: PlanConfig, *, listen: Listener = ignore_events) -> PlanResult:
@@ -58,22 +53,18 @@ def plan(config: PlanConfig, *, listen: Listener = ignore_events) -> PlanResult:
         UsageError: a different plan of that name is in use (`force` replaces it).
         LockedError: another run plans the same dataset.
     """
-    dataset = find_dataset(config.dataset)
-    if not dataset.raw.is_dir():
-        raise DataError(
-            f"raw data of '{dataset.name}' not found, planning needs it",
-            where=dataset.raw.parent,
-            hint="set nnUNet_raw, or give the dataset's path",
-        )
-    with _open_folder(dataset, config) as log_path:
+    with open_source(config, listen=listen) as dataset, _open_folder(dataset, config) as log_path:
         checked = _read_input(dataset, config, log_path, listen)
+        splits = _decide_splits(checked, config)
         budget = choose_budget(dataset, config)
         proposal = propose(checked.given, config=config, budget=budget)
+        if config.probe:
+            proposal = measure_proposal(proposal, checked.given, listen=listen)
         for text in proposal.notices:
             listen(Notice(text=text, is_warning=True))
-        action = _write(checked, proposal, config, listen)
+        action = _write(checked, proposal, splits, config, listen)
     _logger.info("planned %s: %s", dataset.name, proposal.choice.reason)
-    return _describe(checked.given, proposal, budget, action)
+    return _describe(checked.given, proposal, budget, action, splits)
 
 
 @contextlib.contextmanager
@@ -84,47 +75,76 @@ def _open_folder(dataset: DatasetPaths, config: PlanConfig) -> Iterator[Path | N
         return
     log_path = dataset.plan_log
     with hold_lock(dataset.plan_lock, what=f"the plan of '{dataset.name}'"), log_to_file(log_path):
+        remove_leftovers(dataset.inspections)
         yield log_path
 
 
 def _read_input(dataset: DatasetPaths, config: PlanConfig, log_path: Path | None, listen: Listener) -> _Checked:
-    from stu_pipeline.datasets.check import require_dataset
+    from stu_pipeline.nnunet.planner import find_reader_name, import_engine_meanwhile
 
     dataset_json = read_dataset_json(dataset.dataset_json)
     cases = list_training_cases(dataset.raw, dataset_json)
-    workers = choose_num_workers(config.num_workers, cases)
-    sources = sign_sources(cases, dataset_json)
-    fingerprint = find_fingerprint(dataset, sources)
 
-    def report(done: int, total: int) -> None:
-        listen(Progress(step="check", done=done, total=total))
+    def tell(done: int, total: int) -> None:
+        listen(Progress(step="check and measure", done=done, total=total))
 
-    # Files with a fingerprint were read to the end before; preprocessing reads them to the end again.
-    checked = require_dataset(dataset.raw, num_workers=workers, read_voxels=fingerprint is None, on_progress=report)
-    if fingerprint is None:
-        num_voxels = sum(math.prod(case.shape) for case in checked.cases if case.shape)
-        fingerprint = measure_fingerprint(
-            cases, dataset_json, num_voxels=num_voxels, num_workers=workers, log_path=log_path, listen=listen
+    with import_engine_meanwhile():
+        report = check_dataset(
+            dataset.raw,
+            num_workers=choose_num_workers(config.num_workers, cases),
+            on_progress=tell,
+            cache=dataset.inspections,
+            may_write_cache=not config.dry_run,
         )
+    require_dataset(report, dataset.raw)
+    for text in report.warnings[:_MAX_WARNINGS]:
+        listen(Notice(text=text, is_warning=True))
+    if len(report.warnings) > _MAX_WARNINGS:
+        more = len(report.warnings) - _MAX_WARNINGS
+        listen(Notice(text=f"and {more} more warnings: stu doctor {dataset.raw}", is_warning=True))
     given = PlanInput(
         dataset=dataset,
         dataset_json=dataset_json,
-        fingerprint=fingerprint.content,
+        fingerprint=build_fingerprint(report.cases),
         num_cases=len(cases),
-        reader_name=fingerprint.reader_name,
+        reader_name=find_reader_name(dataset_json.engine_description, cases[0].image_files[0], log_path=log_path),
         log_path=log_path,
     )
-    return _Checked(given=given, fingerprint=fingerprint, sources=sources, case_ids=[case.id for case in cases])
+    return _Checked(given=given, report=report)
 
 
-def _write(checked: _Checked, proposal: Proposal, config: PlanConfig, listen: Listener) -> Action:
+def _decide_splits(checked: _Checked, config: PlanConfig) -> SplitDecision:
+    given, cases = checked.given, checked.report.cases
+    foreground = frozenset(given.dataset_json.foreground_values)
+    return decide_splits(
+        given.dataset,
+        [case.case_id for case in cases],
+        SplitRequest(num_folds=config.num_folds, group_by=config.group_by, stratify=config.stratify),
+        labels={case.case_id: case.labels & foreground for case in cases},
+        label_names={value: given.dataset_json.find_name(value) for value in given.dataset_json.foreground_values},
+        force=config.force,
+    )
+
+
+def _write(
+    checked: _Checked, proposal: Proposal, splits: SplitDecision, config: PlanConfig, listen: Listener
+) -> Action:
     dataset = checked.given.dataset
     existing = read_existing(dataset, proposal.plan_name)
     action = decide_action(dataset, proposal.raw, existing, force=config.force)
     if config.dry_run:
+        for note in splits.notes:
+            listen(Notice(text=note, is_warning=True))
         return "dry run"
-    store_fingerprint(dataset, checked.fingerprint, checked.sources, listen=listen)
-    prepare_folder(dataset, checked.case_ids, listen=listen)
+    sweep_leftovers(dataset, proposal.plan_name)
+    store_fingerprint(dataset, dict(checked.given.fingerprint), listen=listen)
+    prepare_folder(
+        dataset,
+        [case.case_id for case in checked.report.cases],
+        description=checked.given.dataset_json.describe_for_engine(checked.given.num_cases),
+        splits=splits,
+        listen=listen,
+    )
     if action == "replaced":
         listen(Notice(text=f"plan '{proposal.plan_name}' differs from the one that was there: replaced"))
     if action != "unchanged":
@@ -132,7 +152,9 @@ def _write(checked: _Checked, proposal: Proposal, config: PlanConfig, listen: Li
     return action
 
 
-def _describe(given: PlanInput, proposal: Proposal, budget: Budget, action: Action) -> PlanResult:
+def _describe(
+    given: PlanInput, proposal: Proposal, budget: Budget, action: Action, splits: SplitDecision
+) -> PlanResult:
     dataset = given.dataset
     return PlanResult(
         dataset=dataset.name,
@@ -146,6 +168,8 @@ def _describe(given: PlanInput, proposal: Proposal, budget: Budget, action: Acti
         configurations=proposal.forecasts,
         default_configuration=proposal.default_configuration,
         forecast_status=proposal.forecast_status,
+        splits=splits.method,
+        num_folds=len(splits.splits),
         raw_folder=dataset.raw,
         preprocessed_folder=dataset.preprocessed,
         results_folder=dataset.results,

@@ -8,6 +8,8 @@ from typing import Any
 
 from stu_pipeline.errors import MemoryLimitError
 from stu_pipeline.networks.scales import SCALES, Scale
+from stu_pipeline.plan_execution import Execution
+from stu_pipeline.planning.explain import by, describe_execution
 from stu_pipeline.planning.fit import Demand, Fit, fit_configuration, measure_demand
 from stu_pipeline.planning.memory import BYTES_PER_GIB, MemoryModel
 
@@ -20,6 +22,7 @@ class ScaleRow:
     name: str
     patch: tuple[int, ...]
     batch: int
+    execution: Execution
     num_parameters: int
     forecast_gib: float
     fits: bool
@@ -63,7 +66,7 @@ def choose_scale(
     fits = {letter: fit_configuration(model, demand, letter, memory_gib) for letter in SCALES}
     if wanted is not None:
         scale, reason = wanted, f"scale {wanted} ({SCALES[wanted].name}) was asked for"
-        reason += _explain_reduction(fits[wanted]) if fits[wanted].is_reduced else ""
+        reason += _explain_reduction(fits[wanted])
     else:
         scale, reason = _choose_by_rules(fits, memory_gib, is_pretrained=is_pretrained, rules=rules)
     require_fit(fits[scale], memory_gib, smallest=fits[_smallest(fits)])
@@ -83,13 +86,13 @@ def require_fit(fit: Fit, memory_gib: float, *, smallest: Fit) -> None:
     """
     if fit.fits:
         return
-    needed = f"{fit.forecast_gib:.1f} GiB for the smallest patch {_by(fit.patch)}"
+    needed = f"{fit.forecast_gib:.1f} GiB for the smallest patch {by(fit.patch)}"
     if smallest.fits:
         hint = f"--scale {smallest.scale}, which fits, or --gpu-memory {fit.forecast_gib + 0.05:.1f} on a larger GPU"
         raise MemoryLimitError(f"scale {fit.scale} needs {needed}, {memory_gib:.1f} GiB are given", hint=hint)
     raise MemoryLimitError(
         f"no scale fits {memory_gib:.1f} GiB: the smallest, {smallest.scale}, needs {smallest.forecast_gib:.1f} GiB "
-        f"for the smallest patch {_by(smallest.patch)}",
+        f"for the smallest patch {by(smallest.patch)}",
         hint=f"plan for a larger GPU with --gpu-memory {smallest.forecast_gib + 0.05:.1f}; the CPU has no such limit",
     )
 
@@ -106,12 +109,13 @@ def _choose_by_rules(
         if memory_gib < least_gib:
             passed_over.append(f"{scale} is for {least_gib:.1f} GiB and more")
         elif not fits[scale].fits or fits[scale].is_reduced:
-            passed_over.append(f"{scale} does not fit {memory_gib:.1f} GiB with nnU-Net's patch and batch")
+            passed_over.append(f"{scale} does not fit {memory_gib:.1f} GiB with nnU-Net's patch")
+        elif not fits[scale].keeps_recipe:
+            passed_over.append(f"{scale} fits {memory_gib:.1f} GiB only with batch Dice split over micro-batches")
         else:
-            return scale, _explain_choice(scale, rules["reasons"][start], passed_over)
+            return scale, _explain_choice(scale, rules["reasons"][start], passed_over) + _explain_reduction(fits[scale])
     smallest = _smallest(fits)
-    reduction = _explain_reduction(fits[smallest])
-    return smallest, f"scale {smallest} is the smallest{reduction}"
+    return smallest, f"scale {smallest} is the smallest{_explain_reduction(fits[smallest])}"
 
 
 def _explain_choice(scale: Scale, evidence: str, passed_over: Sequence[str]) -> str:
@@ -121,20 +125,16 @@ def _explain_choice(scale: Scale, evidence: str, passed_over: Sequence[str]) -> 
 
 
 def _explain_reduction(fit: Fit) -> str:
-    if not fit.is_reduced:
-        return ""
-    parts = []
-    if fit.patch != fit.demand.patch:
-        parts.append(f"patch {_by(fit.patch)} instead of {_by(fit.demand.patch)}")
-    if fit.batch != fit.demand.batch:
-        parts.append(f"batch {fit.batch} instead of {fit.demand.batch}")
-    return f", with {' and '.join(parts)} to fit the memory"
+    parts = [f"patch {by(fit.patch)} instead of {by(fit.demand.patch)}"] if fit.is_reduced else []
+    execution = describe_execution(fit)
+    parts += [execution] if execution else []
+    return f", with {' and '.join(parts)} to fit the memory" if parts else ""
 
 
 def _describe(fit: Fit, full: Fit, memory_gib: float, *, is_chosen: bool) -> ScaleRow:
     if not fit.fits:
-        why = f"does not fit: {fit.forecast_gib:.1f} GiB even with patch {_by(fit.patch)}"
-    elif fit.is_reduced:
+        why = f"does not fit: {fit.forecast_gib:.1f} GiB even with patch {by(fit.patch)}"
+    elif _explain_reduction(fit):
         why = f"fits{_explain_reduction(fit)} ({full.forecast_gib:.1f} GiB in full)".replace(" to fit the memory", "")
     else:
         why = f"fits with nnU-Net's patch and batch, {memory_gib - fit.forecast_gib:.1f} GiB to spare"
@@ -145,6 +145,7 @@ def _describe(fit: Fit, full: Fit, memory_gib: float, *, is_chosen: bool) -> Sca
         name=SCALES[fit.scale].name,
         patch=shown.patch,
         batch=shown.batch,
+        execution=shown.execution,
         num_parameters=shown.num_parameters,
         forecast_gib=round(shown.forecast_gib, 2),
         fits=fit.fits,
@@ -170,7 +171,3 @@ def _list_alternatives(
 
 def _smallest(fits: Mapping[Scale, Fit]) -> Scale:
     return min(fits, key=lambda scale: fits[scale].num_parameters)
-
-
-def _by(sizes: Sequence[int]) -> str:
-    return "x".join(str(size) for size in sizes)

@@ -73,6 +73,16 @@ def round_patch_up(patch_voxels: Sequence[int], strides: Sequence[Sequence[int]]
     return tuple(math.ceil(voxels / step) * step for voxels, step in zip(patch_voxels, divisors, strict=True))
 
 
+def widen_lone_voxel(patch_voxels: Patch, strides: Sequence[Sequence[int]]) -> Patch:
+    """Double a patch whose deepest feature map would be a single voxel: instance normalisation needs two.
+
+    >>> widen_lone_voxel((1, 1), [[1, 1], [1, 1]]), widen_lone_voxel((1, 2), [[1, 1], [1, 1]])
+    ((2, 2), (1, 2))
+    """
+    is_lone = tuple(patch_voxels) == multiply_strides(strides)
+    return tuple(2 * voxels for voxels in patch_voxels) if is_lone else patch_voxels
+
+
 def shrink_patch(
     patch_voxels: Patch, spacing_mm: Sequence[float], median_shape: Sequence[float], min_edge_voxels: int
 ) -> tuple[Patch, Strides] | None:

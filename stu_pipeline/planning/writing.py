@@ -1,6 +1,6 @@
 """Write a plan and what goes with it, without replacing anything that trainings depend on.
 
-Writes: `<plan name>.json`, `<plan name>.run.json`, `dataset.json` and `splits_final.json` beside the
+Writes: `<plan name>.json`, `<plan name>.run.json`, `dataset.json`, `splits_final.json` and its record beside the
 preprocessed data.
 """
 
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from stu_pipeline.datasets.splits import prepare_splits, read_splits, write_splits
+from stu_pipeline.datasets.splits.decision import SplitDecision, decide_splits, write_decision
 from stu_pipeline.errors import DataError, UsageError
 from stu_pipeline.log import Listener, Notice, ignore_events
 from stu_pipeline.planfile import STU_KEY, write_plan_file
 from stu_pipeline.planning.config import PlanConfig
-from stu_pipeline.planning.document import is_same_plan
+from stu_pipeline.planning.document import is_same_plan, is_same_recipe
 from stu_pipeline.records import write_record
-from stu_pipeline.storage import copy_file, read_json
+from stu_pipeline.storage import copy_file, previous_path, read_json, remove_leftovers, write_json
 from stu_pipeline.workspace import DatasetPaths
 
 
@@ -46,7 +46,7 @@ def decide_action(
     """Decide what becomes of an existing plan.
 
     Raises:
-        UsageError: it differs, trainings were made with it, and `force` is not set.
+        UsageError: it differs in more than how steps run, trainings were made with it, and `force` is not set.
     """
     path = dataset.plan_file(str(plan["plans_name"]))
     if existing is None:
@@ -54,7 +54,7 @@ def decide_action(
     if is_same_plan(existing, plan):
         return "unchanged"
     trained = find_model_folders(dataset, str(plan["plans_name"]))
-    if trained and not force:
+    if trained and not force and not is_same_recipe(existing, plan):
         raise UsageError(
             f"plan '{plan['plans_name']}' would change, and {trained[0]} was trained with it",
             where=path,
@@ -74,23 +74,48 @@ def find_model_folders(dataset: DatasetPaths, plan_name: str) -> list[str]:
     )
 
 
-def prepare_folder(dataset: DatasetPaths, case_ids: Sequence[str], *, listen: Listener = ignore_events) -> None:
-    """Copy `dataset.json` and make the splits; splits that are there already, here or with the raw data, stay.
+def sweep_leftovers(dataset: DatasetPaths, plan_name: str) -> None:
+    """Remove what a killed planning left half written, under the plan's lock; preprocessing has a lock of its own."""
+    written = (
+        dataset.fingerprint,
+        dataset.preprocessed_dataset_json,
+        dataset.splits,
+        dataset.splits_record,
+        dataset.plan_file(plan_name),
+        dataset.plan_record(plan_name),
+    )
+    for path in written:
+        remove_leftovers(path)
+
+
+def prepare_folder(
+    dataset: DatasetPaths,
+    case_ids: Sequence[str],
+    *,
+    description: Mapping[str, Any] | None = None,
+    splits: SplitDecision | None = None,
+    listen: Listener = ignore_events,
+) -> None:
+    """Write the `dataset.json` that trainings read, and the splits as decided.
+
+    Args:
+        dataset: where the files are.
+        case_ids: all training cases.
+        description: content of that `dataset.json`; None, or the content of the raw one, copies the raw file as it is.
+        splits: what was decided about the folds; None takes those that are there, else nnU-Net's default.
+        listen: receives a notice for what should be looked at.
 
     Raises:
         DataError: existing splits name cases that the dataset does not have.
     """
-    target = dataset.preprocessed_dataset_json
-    if not target.is_file() or target.read_bytes() != dataset.dataset_json.read_bytes():
-        copy_file(dataset.dataset_json, target)
-    provided = dataset.raw / dataset.splits.name
-    if provided.is_file():
-        if not dataset.splits.is_file():
-            write_splits(dataset.splits, read_splits(provided))
-        elif read_splits(dataset.splits) != read_splits(provided):
-            text = f"'{provided.name}' beside the raw data differs from the one in use, which stays"
-            listen(Notice(text=text, is_warning=True))
-    prepare_splits(dataset.splits, case_ids)
+    decision = splits or decide_splits(dataset, case_ids)
+    _write_description(dataset, description)
+    for note in decision.notes:
+        listen(Notice(text=note, is_warning=True))
+    if decision.action == "replaced":
+        previous = previous_path(dataset.splits).name
+        listen(Notice(text=f"folds replaced: {decision.method}; the old ones are in '{previous}'"))
+    write_decision(dataset, decision)
 
 
 def write_plan(dataset: DatasetPaths, plan: Mapping[str, Any], config: PlanConfig) -> None:
@@ -99,3 +124,12 @@ def write_plan(dataset: DatasetPaths, plan: Mapping[str, Any], config: PlanConfi
     write_plan_file(dataset.plan_file(name), plan)
     inputs = {"dataset.json": dataset.dataset_json, "fingerprint": dataset.fingerprint}
     write_record(dataset.plan_record(name), stage="plan", config=config, inputs=inputs)
+
+
+def _write_description(dataset: DatasetPaths, description: Mapping[str, Any] | None) -> None:
+    source, target = dataset.dataset_json, dataset.preprocessed_dataset_json
+    if description is not None and read_json(source) != description:
+        if not target.is_file() or read_json(target) != description:
+            write_json(target, description)
+    elif not target.is_file() or target.read_bytes() != source.read_bytes():
+        copy_file(source, target)

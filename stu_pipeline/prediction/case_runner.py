@@ -119,9 +119,11 @@ class CaseRunner:
         if prediction.probabilities is not None:
             _write_probabilities(outputs.probabilities(case.id), prediction.probabilities)
             _write_properties(outputs.properties(case.id), prediction.properties)
+        model = self.ensemble.members[0].model
+        ids = model.dataset.label_ids
         write_mask(
-            self.ensemble.members[0].model,
-            prediction.mask,
+            model,
+            prediction.mask if ids is None else ids.to_original(prediction.mask),
             outputs.masks[case.id],
             prediction.raw,
             before_commit=lambda temporary: self.manifest.announce(case, temporary, inputs, facts),

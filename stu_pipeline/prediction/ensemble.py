@@ -238,6 +238,8 @@ def require_same_labels(folders: Sequence[ModelFolder]) -> None:
             problems.append(f"regions are listed in another order in '{folder.path.name}'")
         if first.regions_class_order != other.regions_class_order:
             problems.append(f"regions_class_order differs: {first.regions_class_order}, {other.regions_class_order}")
+        if first.label_ids != other.label_ids:
+            problems.append(f"masks of '{folder.path.name}' are written with other label ids")
         if first.num_channels != other.num_channels:
             problems.append(f"channels differ: {first.num_channels}, {other.num_channels}")
     if problems:

@@ -5,6 +5,7 @@ Reads: `plans.json`, `dataset.json` and `fold_*/checkpoint_*.pth`.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,6 +81,13 @@ class ModelFolder:
     def dataset_file(self) -> Path:
         """`dataset.json`."""
         return self.path / DATASET_FILE
+
+    def describe_masks(self) -> bytes:
+        """Return the `dataset.json` that fits the masks: the model's own, with the ids they are written with."""
+        dataset = self.model.dataset
+        if dataset.label_ids is None:
+            return self.dataset_file.read_bytes()
+        return (json.dumps(dataset.describe_original(), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def open_model_folder(
@@ -220,6 +228,8 @@ def _open_previous(path: Path, model: EngineModel, folds: list[Fold], checkpoint
             hint=suggest_training(sibling, folds[0]),
         )
     previous = open_model_folder(sibling, tuple(folds), checkpoint)  # type: ignore[arg-type]  # int or "all"
-    if previous.model.dataset.labels != model.dataset.labels:
+    if previous.model.dataset.labels != model.dataset.labels or (
+        previous.model.dataset.label_ids != model.dataset.label_ids
+    ):
         raise ModelError(f"the previous stage '{sibling.name}' has other labels than the cascade", where=path.parent)
     return previous

@@ -22,7 +22,7 @@ from stu_pipeline.prediction.manifest import Manifest, describe_recipe
 from stu_pipeline.prediction.model_folder import DATASET_FILE, PLAN_FILE, ModelFolder, open_model_folder
 from stu_pipeline.prediction.outputs import LOCK_FILE, RECORD_FILE, Outputs, choose_outputs
 from stu_pipeline.records import write_record
-from stu_pipeline.storage import copy_file, hold_lock, remove_leftovers, storage_errors
+from stu_pipeline.storage import hold_lock, remove_leftovers, storage_errors, write_bytes
 
 _MAX_LISTED = 10
 
@@ -185,14 +185,14 @@ def _write_surroundings(
     if outputs.is_single_file:
         return
     first = folders[0]
-    for source, name in ((first.plan_file, PLAN_FILE), (first.dataset_file, DATASET_FILE)):
+    for content, name in ((first.plan_file.read_bytes(), PLAN_FILE), (first.describe_masks(), DATASET_FILE)):
         target = outputs.folder / name
-        if target.is_file() and target.read_bytes() == source.read_bytes():
+        if target.is_file() and target.read_bytes() == content:
             continue
         if target.exists() and not config.overwrite:
             listen(Notice(text=f"'{name}' of another model is in the output folder and was kept", is_warning=True))
             continue
-        copy_file(source, target)
+        write_bytes(target, content)
     inputs: dict[str, Path] = {}
     for index, folder in enumerate(folders):
         inputs |= {f"plan_{index}": folder.plan_file, f"dataset_{index}": folder.dataset_file}

@@ -6,22 +6,30 @@ Reads: raw dataset, plan file. Writes: data folders, their manifests beside them
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from stu_pipeline.errors import DataError, UsageError
+from stu_pipeline.errors import DataError, MemoryLimitError, StuError, UsageError
 from stu_pipeline.log import Listener, Notice, Progress, ignore_events
-from stu_pipeline.preprocessing.manifest import CaseSource, Manifest, ManifestKeeper, read_manifest, write_manifest
-from stu_pipeline.preprocessing.resources import choose_num_workers, forecast_disk_gib, require_disk
-from stu_pipeline.storage import copy_file, hash_file, hold_lock, read_json, remove_leftovers
+from stu_pipeline.storage import hold_lock
 from stu_pipeline.workers import run_in_workers
 from stu_pipeline.workspace import DatasetPaths, find_dataset
 
 if TYPE_CHECKING:
     from stu_pipeline.datasets.cases import Case
-    from stu_pipeline.nnunet.preprocessor import CaseJob
+    from stu_pipeline.datasets.dataset_json import DatasetJson
     from stu_pipeline.planfile import PlanFile
+    from stu_pipeline.preprocessing.case import CaseJob
+    from stu_pipeline.preprocessing.case_store import CaseStore
+    from stu_pipeline.preprocessing.manifest import Stamp
+    from stu_pipeline.preprocessing.resources import CaseSize
+
+ENGINE_VERSION = 1
+"""Part of what a finished case is known by. Raise it when the same input gives other arrays or other bytes."""
+# A process that has imported nnU-Net and PyTorch is larger by this.
+_ENGINE_GIB = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,163 +56,207 @@ class PreprocessConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreprocessResult:
-    """What was done: folder, finished and reused cases per configuration."""
+    """What was done, per configuration: its folder, and counts of cases."""
 
     dataset: str
     plan_name: str
     folders: dict[str, Path] = field(default_factory=dict)
     num_done: dict[str, int] = field(default_factory=dict)
+    """Preprocessed in this run."""
     num_reused: dict[str, int] = field(default_factory=dict)
+    """There already, and proven to be what this run would make."""
+    num_redone: dict[str, int] = field(default_factory=dict)
+    """Of those done: had been there, but damaged or made from something else."""
+    num_removed: dict[str, int] = field(default_factory=dict)
+    """No longer in the dataset."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What all configurations share."""
+
+    dataset: DatasetPaths
+    dataset_json: DatasetJson
+    plan: PlanFile
+    cases: list[Case]
+    config: PreprocessConfig
+    listen: Listener
 
 
 def preprocess(config: PreprocessConfig, *, listen: Listener = ignore_events) -> PreprocessResult:
     """Preprocess what is not there yet; run it again and it continues.
 
-    A case is finished when its files are complete under their final names and the manifest says
-    from which input they were made. A folder that another tool made is used when it is complete and
-    its plan agrees, and never written to.
+    A case is finished when the manifest (or, while a run works, the journal) says from which input and
+    with which settings it was made, and its files have the bytes noted there. Whatever else a folder of
+    ours holds is done again or removed, and said. A folder that another tool made is used when it is
+    complete, and never written to.
 
     Raises:
         ModelError: there is no such plan.
         DataError: cases are damaged (all of them named), or a foreign folder is incomplete.
         LockedError: another run preprocesses the same data.
         StorageError: the disk is full.
+        MemoryLimitError: a case does not fit the memory, or a worker was killed for it.
     """
     from stu_pipeline.datasets.cases import list_training_cases
     from stu_pipeline.datasets.dataset_json import read_dataset_json
     from stu_pipeline.planfile import read_plan_file
+    from stu_pipeline.preprocessing.ground_truth import copy_ground_truth
 
     dataset = find_dataset(config.dataset)
     plan = read_plan_file(dataset.plan_file(config.plan_name))
-    cases = list_training_cases(dataset.raw, read_dataset_json(dataset.dataset_json))
+    dataset_json = read_dataset_json(dataset.dataset_json)
+    cases = list_training_cases(dataset.raw, dataset_json)
     result = PreprocessResult(dataset=dataset.name, plan_name=plan.name)
+    work = _Work(dataset=dataset, dataset_json=dataset_json, plan=plan, cases=cases, config=config, listen=listen)
     with hold_lock(dataset.preprocess_lock, what=f"preprocessed data of '{dataset.name}'"):
-        remove_leftovers(dataset.ground_truth)
-        _copy_ground_truth(dataset, cases, listen)
+        # First, not last: nnU-Net copies these at the end, and a run that dies before it trains for days in vain.
+        copy_ground_truth(
+            dataset, cases, dataset_json.file_label_ids, file_ending=dataset_json.file_ending, listen=listen
+        )
         for configuration in config.configurations or (plan.default_configuration,):
             # A cascade stage reads the data of the configuration it inherits from.
-            identifier = plan.configuration(configuration).data_identifier
-            done, reused = _preprocess_configuration(dataset, plan, configuration, cases, config=config, listen=listen)
-            result.folders[configuration] = dataset.data_folder(identifier)
-            result.num_done[configuration] = done
-            result.num_reused[configuration] = reused
+            _preprocess_configuration(work, configuration, result)
     return result
 
 
-def _preprocess_configuration(
-    dataset: DatasetPaths,
-    plan: PlanFile,
-    configuration: str,
-    cases: list[Case],
-    *,
-    config: PreprocessConfig,
-    listen: Listener,
-) -> tuple[int, int]:
-    """Preprocess one configuration; return how many cases were done and how many were there."""
+def _preprocess_configuration(work: _Work, configuration: str, result: PreprocessResult) -> None:
+    """Preprocess one configuration and enter what was done into the result."""
+    from stu_pipeline.nnunet.environment import count_usable_cores
+    from stu_pipeline.preprocessing.case_store import CaseStore
+    from stu_pipeline.preprocessing.reuse import Reuse, decide_reuse
+
+    identifier = work.plan.configuration(configuration).data_identifier
+    store = CaseStore(work.dataset, identifier, _make_stamp(work, configuration))
+    wanted = work.config.num_workers
+    if store.is_foreign:
+        _require_complete(store.folder, work.cases)
+        work.listen(Notice(text=f"'{identifier}' was preprocessed by another tool and is complete: used as it is"))
+        reuse, todo, num_kept = Reuse(kept={}, redone={}), [], len(work.cases)
+    else:
+        reuse = decide_reuse(
+            store,
+            work.cases,
+            force=work.config.force,
+            num_workers=count_usable_cores() if wanted is None else wanted,
+            listen=work.listen,
+            step=f"verify {configuration}",
+        )
+        reuse.tell(identifier, work.listen)
+        todo, num_kept = [case for case in work.cases if case.id not in reuse.kept], len(reuse.kept)
+        store.keep(reuse.kept)
+        _run_cases(work, store, todo, configuration)
+    result.folders[configuration] = store.folder
+    result.num_done[configuration] = len(todo)
+    result.num_reused[configuration] = num_kept
+    result.num_redone[configuration] = len(reuse.redone)
+    result.num_removed[configuration] = len(reuse.removed)
+
+
+def _make_stamp(work: _Work, configuration: str) -> Stamp:
     from stu_pipeline.planfile import preprocessing_settings
+    from stu_pipeline.preprocessing.manifest import Stamp
 
-    identifier = plan.configuration(configuration).data_identifier
-    folder = dataset.data_folder(identifier)
-    settings = preprocessing_settings(plan.raw, configuration)
-    manifest = read_manifest(dataset.manifest(identifier))
-    if manifest is None and _holds_cases(folder):
-        _require_complete(folder, cases)
-        listen(Notice(text=f"'{identifier}' was preprocessed by another tool and is complete: used as it is"))
-        return 0, len(cases)
-    sources = {case.id: CaseSource.of(case) for case in cases}
-    finished: set[str] = set()
-    if manifest is not None and manifest.settings == settings and not config.force:
-        finished = _find_finished(folder, manifest, sources)
-    manifest = Manifest(settings=settings, cases={case_id: sources[case_id] for case_id in sorted(finished)})
-    _remove_strays(folder, finished)
-    write_manifest(dataset.manifest(identifier), manifest)
-    todo = [case for case in cases if case.id not in finished]
-    keeper = ManifestKeeper(dataset.manifest(identifier), manifest, sources)
-    _run_cases(_make_jobs(dataset, plan, configuration, todo), plan, keeper, config=config, listen=listen)
-    return len(todo), len(finished)
+    labels = work.dataset_json
+    classes = sorted(list(value) if isinstance(value, tuple) else [value] for value in labels.labels.values())
+    stored = labels.file_label_ids
+    return Stamp(
+        settings=preprocessing_settings(work.plan.raw, configuration),
+        engine=ENGINE_VERSION,
+        labels={
+            "classes": classes,
+            "ignore": labels.ignore_label,
+            "stored_ids": None if stored is None else list(stored.original),
+        },
+    )
 
 
-def _make_jobs(dataset: DatasetPaths, plan: PlanFile, configuration: str, todo: list[Case]) -> list[CaseJob]:
-    from stu_pipeline.nnunet.preprocessor import CaseJob
+def _run_cases(work: _Work, store: CaseStore, todo: list[Case], configuration: str) -> None:
+    from stu_pipeline.preprocessing.commit import commit_case
+    from stu_pipeline.preprocessing.resources import measure_cases
 
-    identifier = plan.configuration(configuration).data_identifier
-    dataset_json: dict[str, Any] = read_json(dataset.dataset_json)
+    if not todo:
+        return
+    sizes = measure_cases(
+        todo,
+        work.plan.configuration(configuration),
+        work.plan.transpose_forward,
+        extra_gib=_announce_engine(work, configuration),
+    )
+    workers = _choose_workers(work, store, sizes, configuration=configuration, num_cases=len(todo))
+    # Longest first: otherwise the last worker may be alone with the largest case at the end.
+    todo = sorted(todo, key=lambda case: -sizes[case.id].num_voxels if case.id in sizes else 0)
+    jobs = _make_jobs(work, store, todo, configuration)
+    failures: dict[str, StuError] = {}
+    outcomes = run_in_workers(commit_case, jobs, num_workers=workers, name_of=_job_name)
+    # The workers end before the store sweeps the folders they write to.
+    with store, contextlib.closing(outcomes):
+        for count, outcome in enumerate(outcomes, start=1):
+            case_id = outcome.item.case.id
+            if outcome.result is not None:
+                store.add(outcome.result)
+            elif isinstance(outcome.error, DataError | MemoryLimitError):
+                failures[case_id] = outcome.error
+            elif outcome.error is not None:
+                raise outcome.error
+            work.listen(Progress(step=f"preprocess {configuration}", done=count, total=len(jobs), item=case_id))
+    if failures:
+        raise _summarise(failures, len(jobs))
+
+
+def _announce_engine(work: _Work, configuration: str) -> float:
+    """Say when nnU-Net's own code does the work, and return the memory it adds to every worker, in GiB."""
+    from stu_pipeline.preprocessing.case_settings import find_engine_reasons
+
+    reasons = find_engine_reasons(work.plan.raw, configuration)
+    if reasons:
+        work.listen(Notice(text=f"{configuration} is preprocessed by nnU-Net's own code: {'; '.join(reasons)}"))
+    return _ENGINE_GIB if reasons else 0.0
+
+
+def _choose_workers(
+    work: _Work, store: CaseStore, sizes: dict[str, CaseSize], *, configuration: str, num_cases: int
+) -> int:
+    """Forecast disk and memory, refuse what cannot fit, and say what will be used."""
+    from stu_pipeline.preprocessing.resources import choose_num_workers, forecast_disk_gib, require_disk
+
+    disk_gib = forecast_disk_gib(sizes, work.dataset_json.num_channels)
+    require_disk(store.folder, disk_gib)
+    workers = choose_num_workers(work.config.num_workers, sizes)
+    memory_gib = max(1, workers) * max((size.memory_gib for size in sizes.values()), default=0.0)
+    text = f"preprocessing {configuration}: {num_cases} cases with {max(1, workers)} workers, "
+    work.listen(Notice(text=f"{text}at most about {memory_gib:.1f} GiB of memory, about {disk_gib:.2f} GiB on disk"))
+    return workers
+
+
+def _make_jobs(work: _Work, store: CaseStore, todo: Sequence[Case], configuration: str) -> list[CaseJob]:
+    from stu_pipeline.preprocessing.case import CaseJob
+
     return [
         CaseJob(
             case=case,
-            plan=plan.raw,
-            dataset_json=dataset_json,
+            plan=work.plan.raw,
             configuration=configuration,
-            data_folder=dataset.data_folder(identifier),
-            scratch_folder=dataset.scratch_folder(identifier),
+            dataset_json=work.dataset_json.engine_description,
+            label_ids=work.dataset_json.file_label_ids,
+            data_folder=store.folder,
+            scratch_folder=store.scratch,
         )
         for case in todo
     ]
 
 
-def _run_cases(
-    jobs: list[CaseJob], plan: PlanFile, keeper: ManifestKeeper, *, config: PreprocessConfig, listen: Listener
-) -> None:
-    from stu_pipeline.nnunet.preprocessor import preprocess_case
-
-    if not jobs:
-        return
-    planned = plan.configuration(jobs[0].configuration)
-    num_channels = len(jobs[0].case.image_files)
-    disk_gib = forecast_disk_gib(planned, num_cases=len(jobs), num_channels=num_channels)
-    require_disk(jobs[0].data_folder, disk_gib)
-    workers = choose_num_workers(config.num_workers, planned, num_channels)
-    text = f"preprocessing {planned.name}: {len(jobs)} cases with {max(1, workers)} workers, about {disk_gib:.2f} GiB"
-    listen(Notice(text=text))
-    failures: list[str] = []
-    with keeper:
-        outcomes = run_in_workers(preprocess_case, jobs, num_workers=workers, name_of=_job_name)
-        for count, outcome in enumerate(outcomes, start=1):
-            case_id = outcome.item.case.id
-            if outcome.error is None:
-                keeper.add(case_id)
-            elif isinstance(outcome.error, DataError):
-                failures.append(f"{case_id}: {outcome.error}")
-            else:
-                raise outcome.error
-            listen(Progress(step=f"preprocess {planned.name}", done=count, total=len(jobs), item=case_id))
-    with contextlib.suppress(OSError):  # every worker is done, so it is empty
-        jobs[0].scratch_folder.rmdir()
-    if failures:
-        raise DataError(
-            f"{len(failures)} of {len(jobs)} cases could not be preprocessed",
-            hint="repair or remove them, then run the same command: finished cases are kept",
-            details=tuple(failures),
-        )
+def _summarise(failures: dict[str, StuError], num_cases: int) -> StuError:
+    details = tuple(f"{case_id}: {failures[case_id]}" for case_id in sorted(failures))
+    problem = f"{len(failures)} of {num_cases} cases could not be preprocessed"
+    if all(isinstance(error, MemoryLimitError) for error in failures.values()):
+        hint = "run the same command again with fewer --workers: finished cases are kept"
+        return MemoryLimitError(problem, hint=hint, details=details)
+    hint = "repair or remove them, then run the same command: finished cases are kept"
+    return DataError(problem, hint=hint, details=details)
 
 
-def _find_finished(folder: Path, manifest: Manifest, sources: dict[str, CaseSource]) -> set[str]:
-    """Find the cases whose files are there and were made from the input as it is now."""
-    from stu_pipeline.nnunet.preprocessor import case_files
-
-    return {
-        case_id
-        for case_id, source in manifest.cases.items()
-        if sources.get(case_id) == source and all(file.is_file() for file in case_files(folder, case_id))
-    }
-
-
-def _copy_ground_truth(dataset: DatasetPaths, cases: list[Case], listen: Listener) -> None:
-    # First, not last: nnU-Net copies these at the end, and a run that dies before it trains for days in vain.
-    for count, case in enumerate(cases, start=1):
-        if case.label_file is None:
-            continue
-        target = dataset.ground_truth / case.label_file.name
-        if not target.is_file() or hash_file(target) != hash_file(case.label_file):
-            copy_file(case.label_file, target)
-        listen(Progress(step="copy ground truth", done=count, total=len(cases), item=case.id))
-
-
-def _holds_cases(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.glob("*.pkl"))
-
-
-def _require_complete(folder: Path, cases: list[Case]) -> None:
+def _require_complete(folder: Path, cases: Sequence[Case]) -> None:
     from stu_pipeline.nnunet.preprocessor import case_files
 
     missing = [case.id for case in cases if not all(file.is_file() for file in case_files(folder, case.id))]
@@ -215,18 +267,6 @@ def _require_complete(folder: Path, cases: list[Case]) -> None:
             hint="finish or remove it; stu never writes into a folder it did not make",
             details=tuple(missing[:20]),
         )
-
-
-def _remove_strays(folder: Path, finished: set[str]) -> None:
-    """Remove files of unfinished cases from a folder of ours: nnU-Net reads every file it finds there."""
-    from stu_pipeline.nnunet.preprocessor import case_files
-
-    if not folder.is_dir():
-        return
-    keep = {file.name for case_id in finished for file in case_files(folder, case_id)}
-    for file in folder.iterdir():
-        if file.is_file() and file.name not in keep:
-            file.unlink()
 
 
 def _job_name(job: CaseJob) -> str:

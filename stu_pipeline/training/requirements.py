@@ -41,7 +41,7 @@ def require_fold(dataset: DatasetPaths, fold: int | str) -> int:
     Raises:
         UsageError: the one asked for is not among them.
     """
-    from stu_pipeline.datasets.splits import read_splits
+    from stu_pipeline.datasets.splits.files import read_splits
 
     num_folds = len(read_splits(dataset.splits)) if dataset.splits.is_file() else 5
     if fold != "all" and int(fold) >= num_folds:
@@ -87,7 +87,7 @@ def _name_plan_command(dataset: DatasetPaths, plan: PlanFile) -> str:
 
 
 def _list_cases(dataset: DatasetPaths, folder: Path) -> list[str]:
-    from stu_pipeline.datasets.splits import read_splits
+    from stu_pipeline.datasets.splits.files import read_splits
 
     if dataset.splits.is_file():
         return sorted({case for split in read_splits(dataset.splits) for case in (*split["train"], *split["val"])})

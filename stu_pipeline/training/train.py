@@ -121,8 +121,9 @@ def _run(job: _Job, listen: Listener) -> None:
             listen=hear,
             is_stop_asked=stop.is_set,
         )
-        _record_start(job, settings, resume, device=str(device), num_workers=workers)
-        listen(Notice(text=_describe_start(job, settings, str(device), resume)))
+        execution = trainer.describe_execution()
+        _record_start(job, settings, resume, device=str(device), num_workers=workers, execution=execution)
+        listen(Notice(text=_describe_start(job, settings, str(device), resume) + _describe_step(execution)))
         if resume is not None:
             trainer.load_checkpoint(resume.checkpoint)
         _train_and_validate(trainer, job, story, stop)
@@ -224,6 +225,14 @@ def _describe_start(job: _Job, settings: TrainerSettings, device: str, resume: R
         f"{begin}: fold {job.config.fold} of {job.configuration}, {settings.num_epochs} epochs of "
         f"{settings.num_iterations} steps, {settings.precision} on {device}"
     )
+
+
+def _describe_step(execution: dict[str, Any]) -> str:
+    """Say what is not ordinary about a step: how the batch is split, and what is recomputed."""
+    text = ""
+    if execution["num_accumulation_steps"] > 1:
+        text += f", batch {execution['effective_batch']} in parts of {execution['micro_batch']}"
+    return text + (", activation checkpointing" if execution["activation_checkpointing"] else "")
 
 
 def _describe_result(job: _Job, *, elapsed_s: float, was_finished: bool) -> TrainResult:

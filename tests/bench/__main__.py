@@ -1,6 +1,6 @@
 """Measure stu against stock nnU-Net on this machine, in one run, and print a table.
 
-    make bench
+    make bench                                 # or: python -m tests.bench --quick
 
 Medians over pairs measured in turn (A, B, A, B, ...), so that a machine that slows down slows both.
 """
@@ -31,6 +31,8 @@ def main() -> None:
         precision = "fp16" if device.type == "cuda" else "fp32"  # what stock runs in
         report(f"step, {scale} bf16; PlainConvUNet {precision}; {patch} batch {BATCH}", ours, stock)
     report("`stu --help` against `nnUNetv2_predict -h`", run_command("stu_pipeline", "--help"), run_stock_help())
+    # A process of its own: what it starts would be measured with this one's memory.
+    subprocess.run([sys.executable, "-m", "tests.bench.plan_vs_nnunet", *sys.argv[1:]], check=True)
 
 
 def report(what: str, ours: Callable[[], None], stock: Callable[[], None]) -> None:

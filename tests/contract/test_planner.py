@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
@@ -18,20 +19,22 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from stu_pipeline.datasets.cases import list_training_cases
-from stu_pipeline.datasets.dataset_json import parse_dataset_json, read_dataset_json
+from stu_pipeline.datasets.check import check_dataset
+from stu_pipeline.datasets.dataset_json import parse_dataset_json
+from stu_pipeline.datasets.statistics import ChannelStatistics
 from stu_pipeline.errors import DataError, MemoryLimitError, UsageError
 from stu_pipeline.log import Progress
 from stu_pipeline.networks.stunet import STUNet
 from stu_pipeline.nnunet.environment import engine_environment, set_variables
-from stu_pipeline.nnunet.fingerprint import extract_fingerprint
 from stu_pipeline.nnunet.output import engine_output
-from stu_pipeline.nnunet.planner import draft_plan, find_reader_name
+from stu_pipeline.nnunet.planner import draft_plan
 from stu_pipeline.planfile import read_plan_file
 from stu_pipeline.planning.choose import count_outputs
 from stu_pipeline.planning.config import PlanConfig, PlanResult
+from stu_pipeline.planning.fingerprint import build_fingerprint
 from stu_pipeline.planning.plan import plan
 from stu_pipeline.planning.reference import list_reference_cases, plan_reference_case
 from stu_pipeline.planning.topology import choose_strides, fit_strides, round_patch_up
@@ -39,7 +42,7 @@ from stu_pipeline.workspace import Workspace
 from tests.synthetic import write_tiny_dataset
 
 NAME = "Dataset901_Tiny"
-NUM_SAMPLES = 10_000
+NUM_SAMPLES = 100_000
 
 
 @pytest.fixture(name="workspace", scope="module")
@@ -57,7 +60,7 @@ def plan_once(workspace: Workspace) -> tuple[PlanResult, list[object], dict[str,
     """One planning of scale S: the result, the events, and the files it left."""
     events: list[object] = []
     result = plan(PlanConfig(dataset=NAME, scale="S", gpu_memory_gib=8.0), listen=events.append)
-    files = {path.name: path.read_bytes() for path in result.preprocessed_folder.iterdir()}
+    files = {path.name: path.read_bytes() for path in result.preprocessed_folder.iterdir() if path.is_file()}
     return result, events, files
 
 
@@ -82,18 +85,19 @@ def test_nnunet_reads_the_plan_and_builds_every_network(folder: Path) -> None:
         configuration = manager.get_configuration(name)
         assert len(configuration.pool_op_kernel_sizes) == 6
         assert configuration.previous_stage_name == ("3d_lowres" if "cascade" in name else None)
+        num_channels = determine_num_input_channels(manager, configuration, given["dataset_json"])
         with torch.device("meta"):
             network = get_network_from_plans(
                 configuration.network_arch_class_name,
                 configuration.network_arch_init_kwargs,
                 configuration.network_arch_init_kwargs_req_import,
-                len(given["dataset_json"]["channel_names"]),
+                num_channels,
                 labels.num_segmentation_heads,
                 allow_init=False,
                 deep_supervision=True,
             )
             assert isinstance(network, STUNet)
-            outputs = network(torch.zeros(1, len(given["dataset_json"]["channel_names"]), *configuration.patch_size))
+            outputs = network(torch.zeros(1, num_channels, *configuration.patch_size))
         assert outputs[0].shape[2:] == tuple(configuration.patch_size)
         forecast = raw["stu"]["forecast"].get(name)
         if forecast:
@@ -122,18 +126,37 @@ def test_strides_and_patches_follow_nnunets_rules() -> None:
             assert round_patch_up(patch, ours) == tuple(int(size) for size in padded)
 
 
-def test_the_fingerprint_equals_nnunets(workspace: Workspace, tmp_path: Path) -> None:
-    raw = workspace.raw / NAME
-    description = read_dataset_json(raw)
-    cases = list_training_cases(raw, description)
-    ours = extract_fingerprint(
-        cases, find_reader_name(description.raw, cases[0].image_files[0]), num_samples=NUM_SAMPLES
-    )
+def test_the_fingerprint_is_within_nnunets_own_sampling_error(workspace: Workspace, tmp_path: Path) -> None:
+    reports = check_dataset(workspace.raw / NAME, num_workers=0).cases
+    ours = build_fingerprint(reports)
     with engine_environment(replace(workspace, preprocessed=tmp_path)), engine_output(None):
         extractor = DatasetFingerprintExtractor(NAME, num_processes=1)
         extractor.num_foreground_voxels_for_intensitystats = NUM_SAMPLES
         extractor.run()
-    assert ours == load_json(str(tmp_path / NAME / "dataset_fingerprint.json"))
+    stock = load_json(str(tmp_path / NAME / "dataset_fingerprint.json"))
+    sampled = stock.pop("foreground_intensity_properties_per_channel")
+    exact = ours.pop("foreground_intensity_properties_per_channel")
+    assert ours == stock
+    assert sampled.keys() == exact.keys()
+    for channel, values in exact.items():
+        assert values.keys() == sampled[channel].keys()
+        require_sampling_error(
+            values, sampled[channel], [report.statistics.channels[int(channel)] for report in reports]
+        )
+
+
+def require_sampling_error(exact: dict[str, float], sampled: dict[str, float], cases: list[ChannelStatistics]) -> None:
+    """Compare with five standard errors of `NUM_SAMPLES` draws; percentiles in rank."""
+    error = 5 * exact["std"] / NUM_SAMPLES**0.5
+    assert abs(exact["mean"] - sampled["mean"]) < error
+    assert abs(exact["std"] - sampled["std"]) < 2 * error
+    assert exact["min"] <= sampled["min"] and sampled["max"] <= exact["max"]
+    values = np.concatenate([case.values for case in cases])
+    shares = np.concatenate([case.shares for case in cases]) / len(cases)
+    for name, rank in (("percentile_00_5", 0.005), ("median", 0.5), ("percentile_99_5", 0.995)):
+        allowed = 5 * (rank * (1 - rank) / NUM_SAMPLES) ** 0.5
+        below, upto = shares[values < sampled[name]].sum(), shares[values <= sampled[name]].sum()
+        assert below - allowed <= rank <= upto + allowed, name
 
 
 def test_the_draft_equals_nnunets_plan(
@@ -180,13 +203,12 @@ def test_planning_writes_what_later_stages_need(planned: tuple[PlanResult, list[
         "stuSPlans.run.json",
         "dataset.json",
         "dataset_fingerprint.json",
-        "dataset_fingerprint.manifest.json",
         "splits_final.json",
         "plan.log",
     }
     assert files["dataset.json"] == (result.raw_folder / "dataset.json").read_bytes()
     assert (result.action, result.scale, result.default_configuration) == ("written", "S", "3d_fullres")
-    assert {event.step for event in events if isinstance(event, Progress)} == {"check", "fingerprint"}
+    assert {event.step for event in events if isinstance(event, Progress)} == {"check and measure"}
     stored = read_plan_file(result.plan_file)
     assert (stored.name, stored.scale, stored.dataset_name) == ("stuSPlans", "S", NAME)
 
@@ -202,10 +224,10 @@ def test_planning_again_changes_nothing(planned: tuple[PlanResult, list[object],
 
 def test_a_dry_run_writes_nothing(planned: tuple[PlanResult, list[object], dict[str, bytes]]) -> None:
     result, _, _ = planned
-    before = {path: path.read_bytes() for path in result.preprocessed_folder.iterdir()}
+    before = {path: path.read_bytes() for path in result.preprocessed_folder.iterdir() if path.is_file()}
     dry = plan(PlanConfig(dataset=NAME, scale="L", gpu_memory_gib=80.0, dry_run=True))
     assert (dry.action, dry.scale, dry.plan_name) == ("dry run", "L", "stuLPlans")
-    assert {path: path.read_bytes() for path in result.preprocessed_folder.iterdir()} == before
+    assert {path: path.read_bytes() for path in result.preprocessed_folder.iterdir() if path.is_file()} == before
 
 
 def test_a_named_plan_keeps_its_scale_when_planned_again(

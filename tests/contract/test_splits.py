@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-from stu_pipeline.datasets.splits import make_splits, write_splits
+from stu_pipeline.datasets.splits.files import make_splits, write_splits
 
 
 @pytest.mark.parametrize("count", [5, 6, 11, 200])

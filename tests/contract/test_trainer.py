@@ -55,12 +55,17 @@ def open_run(dataset, monkeypatch):
     environment = engine_environment(dataset.workspace, num_workers=0)
     environment.__enter__()
 
-    def make(**changes):
+    def make(batch=None, execution=None, **changes):
         settings = TrainerSettings(**{"num_epochs": 2, "num_iterations": 1, "num_val_iterations": 1, **changes})
         events = []
+        plan_content = read_json(dataset.plan_file("stuSPlans"))
+        if batch is not None:
+            plan_content["configurations"]["3d_fullres"]["batch_size"] = batch
+            plan_content["configurations"]["3d_fullres"]["batch_dice"] = False
+            plan_content["stu"]["execution"] = {"3d_fullres": execution} if execution else {}
         with engine_output(None):
             trainer = open_trainer(
-                read_json(dataset.plan_file("stuSPlans")),
+                plan_content,
                 read_json(dataset.preprocessed / "dataset.json"),
                 configuration="3d_fullres",
                 fold=0,
@@ -76,13 +81,13 @@ def open_run(dataset, monkeypatch):
     environment.__exit__(None, None, None)
 
 
-def make_batch(trainer, *, value=0.0):
+def make_batch(trainer, *, value=0.0, num_samples=2):
     patch = trainer.configuration_manager.patch_size
-    data = torch.randn(2, 1, *patch) + value
+    data = torch.randn(num_samples, 1, *patch) + value
     sizes = [data.shape[2:]]
     for stride in trainer.configuration_manager.pool_op_kernel_sizes[1:-1]:
         sizes.append([size // step for size, step in zip(sizes[-1], stride, strict=True)])
-    target = [torch.randint(0, 3, (2, 1, *size)).float() for size in sizes]
+    target = [torch.randint(0, 3, (num_samples, 1, *size)).float() for size in sizes]
     return {"data": data, "target": target, "keys": ["case_000", "case_001"]}
 
 
@@ -220,3 +225,103 @@ def test_summary_of_validations_is_what_stock_would_write(tmp_path):
     write_summary(tmp_path / "summary.json", summarise_cases([score(0.5), score(1.0), score(float("nan"))]))
     assert load_summary_json(str(tmp_path / "summary.json"))["mean"][1]["Dice"] == 0.75
     assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["foreground_mean"]["TP"] == 3
+
+
+PARTS = {"micro_batch": 2, "activation_checkpointing": True, "batch_dice_scope": "sample"}
+
+
+def test_a_step_in_parts_with_checkpointing_moves_the_weights_as_the_whole_batch_does(open_run):
+    trainers = [open_run(batch=3, execution=execution, seed=3) for execution in (None, PARTS)]
+    batch = make_batch(trainers[0], num_samples=3)
+    start = join_weights(trainers[0])
+    losses = []
+    for trainer in trainers:
+        trainer.network.train()
+        losses.append(float(trainer.train_step(batch)["loss"]))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    whole, parts = (join_weights(trainer) - start for trainer in trainers)
+    # Instance normalisation over a few voxels makes 1e-4 out of float32's rounding; in float64 it is 5e-16.
+    assert (whole - parts).norm() < 5e-3 * whole.norm()
+
+
+def join_weights(trainer):
+    return torch.cat([weight.detach().flatten().double() for weight in trainer.network.parameters()])
+
+
+def test_a_validation_step_in_parts_gives_the_same_loss_and_counts(open_run):
+    results = []
+    for execution in (None, PARTS):
+        trainer = open_run(batch=3, execution=execution, seed=3)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            results.append(trainer.validation_step(make_batch(trainer, num_samples=3)))
+    assert results[0]["loss"] == pytest.approx(results[1]["loss"], abs=1e-5)
+    for name in ("tp_hard", "fp_hard", "fn_hard"):
+        # A voxel whose two best labels are level may go either way.
+        assert np.abs(results[0][name] - results[1][name]).max() <= 3
+
+
+def test_one_part_of_a_batch_that_is_not_finite_spoils_the_step(open_run):
+    trainer = open_run(batch=3, execution=PARTS)
+    trainer.network.train()
+    batch = make_batch(trainer, num_samples=3)
+    batch["data"][2] = float("nan")
+    before = [weight.detach().clone() for weight in trainer.network.parameters()]
+    assert np.isnan(trainer.train_step(batch)["loss"])
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.network.parameters(), strict=True))
+    assert all(weight.grad is None for weight in trainer.network.parameters())
+
+
+def test_the_loader_yields_the_effective_batch_and_the_run_tells_how_it_is_split(open_run):
+    trainer = open_run(batch=3, execution=PARTS)
+    with engine_output(None):
+        loader, _ = trainer.get_dataloaders()
+    assert next(loader)["data"].shape[0] == 3
+    assert trainer.describe_execution() == {
+        "effective_batch": 3,
+        "num_accumulation_steps": 2,
+        **PARTS,
+        "foreground_oversampling": {"share": 0.33, "is_probabilistic": False},
+    }
+
+
+def test_a_plan_that_promises_what_its_loss_cannot_keep_is_refused(open_run):
+    with pytest.raises(ModelError, match="it is per sample"):
+        open_run(batch=3, execution=PARTS | {"batch_dice_scope": "micro-batch"})
+
+
+def count_forced(loader, num_batches):
+    """Count the samples for which nnU-Net's loader asks for foreground, while it makes real batches."""
+    forced = []
+    choose = loader.get_bbox
+
+    def watch(shape, force_fg, *arguments, **options):
+        forced.append(bool(force_fg))
+        return choose(shape, force_fg, *arguments, **options)
+
+    loader.get_bbox = watch
+    for _ in range(num_batches):
+        next(loader)
+    return sum(forced), len(forced)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_batch_of_one_is_foreground_in_a_third_of_the_steps(open_run, which):
+    trainer = open_run(batch=1)
+    with engine_output(None):
+        loader = trainer.get_dataloaders()[which].data_loader
+    loader.transforms = None
+    np.random.seed(0)
+    num_forced, num_samples = count_forced(loader, 400)
+    assert num_samples == 400
+    # Five standard deviations of 400 draws at 0.33.
+    assert abs(num_forced - 132) < 48
+
+
+def test_stock_never_forces_foreground_in_a_batch_of_one_and_half_of_a_batch_of_two(open_run):
+    for batch, expected in ((1, 0), (2, 20), (3, 20)):
+        trainer = open_run(batch=batch)
+        trainer.probabilistic_oversampling = False
+        with engine_output(None):
+            loader = trainer.get_dataloaders()[1].data_loader
+        assert count_forced(loader, 20) == (expected, 20 * batch)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from stu_pipeline.datasets.check import require_dataset
+from stu_pipeline.datasets.check import check_dataset
 from stu_pipeline.datasets.reading import read_image, read_label_map
 from stu_pipeline.errors import DataError
 
@@ -38,7 +38,7 @@ def require(name):
     ],
 )
 def test_a_real_dataset_passes(name, num_cases):
-    report = require_dataset(require(name), num_workers=2)
+    report = check_dataset(require(name), num_workers=2)
     assert report.num_cases == num_cases and report.warnings == ()
 
 

@@ -23,18 +23,22 @@ HEAVY = (
 # Parts of the package that each part may import, function-level imports included. Stages are not in any stage's list.
 # `stu_pipeline` stands for the package itself (the public names and the version).
 FOUNDATION = {"errors", "storage", "workspace", "records", "log", "workers"}
-SHARED = FOUNDATION | {"datasets", "networks", "nnunet", "planfile", "plan_architecture"}
+PLAN_PARTS = {"planfile", "plan_architecture", "plan_execution", "preprocessed_size"}
+SHARED = FOUNDATION | {"datasets", "networks", "nnunet"} | PLAN_PARTS
 ALLOWED = {
     "errors": set(),
     "storage": {"errors"},
-    "workspace": {"errors"},
+    "workspace": {"errors", "run_paths"},
+    "run_paths": set(),
     "log": set(),
     "records": {"errors", "storage"},
     "workers": {"errors"},
     "networks": {"errors"},
     "datasets": FOUNDATION,
     "plan_architecture": {"errors", "networks"},
-    "planfile": {"errors", "networks", "plan_architecture", "storage"},
+    "plan_execution": {"plan_architecture"},
+    "planfile": {"errors", "networks", "plan_architecture", "plan_execution", "storage"},
+    "preprocessed_size": set(),
     "nnunet": SHARED,
     **{stage: SHARED | {"stu_pipeline"} for stage in STAGES},
     "doctor": SHARED,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import platform
+import re
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -19,12 +24,15 @@ import pytest
 from stu_pipeline.errors import DataError, LockedError, StorageError
 from stu_pipeline.storage import (
     TEMPORARY_PREFIX,
+    append_line,
     copy_file,
     hash_file,
     hold_lock,
     measure_free_gib,
+    move_file,
     previous_path,
     read_json,
+    remove_leftovers,
     storage_errors,
     write_atomically,
     write_json,
@@ -261,8 +269,9 @@ def test_a_lock_is_held_by_one_process_and_names_it(tmp_path):
     with hold_lock(path, what="fold 0"):
         refused = run_python(code, path)
         # It was only looked at: the holder still stands in it.
-        assert path.read_text() == str(os.getpid())
-    assert refused.returncode == 7 and refused.stdout == f"fold 0 is in use by process {os.getpid()}"
+        holder = path.read_text()
+    assert re.fullmatch(rf"{os.getpid()} on {re.escape(platform.node())} since \d{{4}}-\d\d-\d\d [\d:]+ UTC", holder)
+    assert refused.returncode == 7 and refused.stdout == f"fold 0 is in use by process {holder}"
     assert run_python(code, path).returncode == 0
 
 
@@ -311,3 +320,115 @@ def test_a_killed_holder_does_not_block_the_next_run(tmp_path):
         except LockedError:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_a_lock_leaves_no_file(tmp_path):
+    with hold_lock(tmp_path / ".lock", what="x"):
+        assert list_names(tmp_path) == [".lock"]
+    with pytest.raises(RuntimeError), hold_lock(tmp_path / ".lock", what="x"):
+        raise RuntimeError
+    assert list_names(tmp_path) == []
+
+
+def test_a_stale_lock_file_does_not_block(tmp_path):
+    for content in ("", "1 on otherhost since 2020-01-01 00:00:00 UTC", "garbage"):
+        (tmp_path / ".lock").write_text(content)
+        with hold_lock(tmp_path / ".lock", what="x"):
+            assert (tmp_path / ".lock").read_text().startswith(f"{os.getpid()} on ")
+
+
+RACE = """
+    import sys, time
+    from pathlib import Path
+    from stu_pipeline.errors import LockedError
+    from stu_pipeline.storage import hold_lock
+
+    folder, turns = Path(sys.argv[1]), 0
+    deadline = time.monotonic() + 20
+    while turns < 150 and time.monotonic() < deadline:
+        try:
+            with hold_lock(folder / ".lock", what="x"):
+                (folder / "inside").touch(exist_ok=False)
+                (folder / "inside").unlink()
+                turns += 1
+        except LockedError:
+            pass
+    sys.exit(0 if turns == 150 else 3)
+    """
+
+
+def test_two_processes_are_never_inside_at_once_although_the_file_comes_and_goes(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(RACE), str(tmp_path)]
+    racers = [subprocess.Popen(command, cwd=REPOSITORY) for _ in range(3)]
+    assert [racer.wait(timeout=60) for racer in racers] == [0, 0, 0]
+    assert list_names(tmp_path) == []
+
+
+def test_a_line_is_appended(tmp_path):
+    append_line(tmp_path / "a.jsonl", "one")
+    append_line(tmp_path / "a.jsonl", "two")
+    assert (tmp_path / "a.jsonl").read_text() == "one\ntwo\n"
+
+
+def test_a_line_for_which_there_is_no_folder_is_a_storage_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"cannot write 'a\.jsonl'"):
+        append_line(tmp_path / "file" / "a.jsonl", "one")
+
+
+def test_a_moved_file_replaces_the_old_one(tmp_path):
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "old").write_text("old")
+    move_file(tmp_path / "new", tmp_path / "old")
+    assert list_names(tmp_path) == ["old"] and (tmp_path / "old").read_text() == "new"
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a second file system at /dev/shm")
+def test_a_file_is_moved_to_another_disk_too(tmp_path):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        source = Path(other) / "a"
+        source.write_text("content")
+        if source.stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("/dev/shm is on the same file system")
+        move_file(source, tmp_path / "a")
+        assert not source.exists()
+    assert (tmp_path / "a").read_text() == "content" and list_names(tmp_path) == ["a"]
+
+
+def test_leftovers_are_removed_of_one_file_or_of_a_whole_folder(tmp_path):
+    for name in ("a.json", "b.json"):
+        killed = run_python(
+            """
+            import os, signal, sys
+            from pathlib import Path
+            from stu_pipeline.storage import write_atomically
+
+            write_atomically(Path(sys.argv[1]), lambda temporary: os.kill(os.getpid(), signal.SIGKILL))
+            """,
+            tmp_path / name,
+        )
+        assert killed.returncode == -signal.SIGKILL
+    (tmp_path / "mine.json").touch()
+    left = [name for name in list_names(tmp_path) if name.startswith(TEMPORARY_PREFIX)]
+    assert len(left) == 2
+    remove_leftovers(tmp_path / "a.json")
+    assert [name for name in left if "b.json" in name] == [name for name in list_names(tmp_path) if name in left]
+    remove_leftovers(tmp_path)
+    assert list_names(tmp_path) == ["mine.json"]
+    remove_leftovers(tmp_path / "gone" / "a.json")
+
+
+def test_a_very_long_name_is_written(tmp_path):
+    write_text(tmp_path / ("n" * 250 + ".txt"), "x")
+    assert len(list_names(tmp_path)) == 1
+
+
+def test_a_holder_that_has_not_put_its_name_down_yet_is_waited_for(tmp_path):
+    path = tmp_path / ".lock"
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        writer = threading.Timer(0.2, lambda: path.write_text("77 on elsewhere"))
+        writer.start()
+        with pytest.raises(LockedError, match="in use by process 77 on elsewhere"), hold_lock(path, what="x"):
+            pass
+        writer.join()

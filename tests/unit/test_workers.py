@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,6 +52,29 @@ def report_modules(number):
     return "torch" in sys.modules, os.environ["OMP_NUM_THREADS"]
 
 
+def sleep_for(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+def hold_the_interpreter(seconds):
+    """Compute in one call that lets no other Python thread run, for about this long; return how long it was."""
+    start = time.monotonic()
+    sum(range(10**7))
+    rounds = seconds / (time.monotonic() - start)
+    start = time.monotonic()
+    sum(range(int(rounds * 10**7)))
+    return time.monotonic() - start
+
+
+def stop_or_work(item):
+    folder, name = item
+    if name == "stops":
+        Path(folder, "pid").write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return "done"
+
+
 def sleep_long(number):
     time.sleep(60 if number else 0)
 
@@ -61,25 +85,26 @@ def die_or_sleep(name):
     time.sleep(60)
 
 
-# The first round answers with the workers' process ids, then both wait for an item that never comes.
+# Every worker writes down its process id, then works for longer than any test waits.
 PARENT_SCRIPT = """
-import os, sys, time
+import os, sys, threading, time
+from pathlib import Path
 from stu_pipeline.workers import run_in_workers
 
-def answer(item):
-    return os.getpid()
+def work(item):
+    Path(sys.argv[1], f"{os.getpid()}.pid").touch()
+    if item != "idle":
+        time.sleep(600)
+
+def run():
+    for outcome in run_in_workers(work, sys.argv[2].split("-"), num_workers=2):
+        time.sleep(0.5)
 
 if __name__ == "__main__":
-    outcomes = run_in_workers(answer, range(50), num_workers=2)
-    seen = set()
-    for outcome in outcomes:
-        seen.add(outcome.result)
-        time.sleep(0.05)
-        if len(seen) == 2:
-            break
-    for pid in seen:
-        print(pid, flush=True)
-    time.sleep(60)
+    if sys.argv[3] == "thread":
+        threading.Thread(target=run).start()
+        time.sleep(600)
+    run()
 """
 
 
@@ -90,6 +115,13 @@ def is_running(pid):
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+def wait_until(condition, problem, limit_s=10):
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, problem
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
@@ -152,22 +184,47 @@ def test_a_killed_worker_is_named_within_ten_seconds_while_others_work():
     assert "'dies' was killed by signal 9" in first.error.problem and elapsed_s < 10
 
 
-def test_no_worker_outlives_a_parent_that_was_killed(tmp_path):
+@pytest.mark.parametrize(("work", "place"), [("busy-busy", "main"), ("busy-busy", "thread"), ("busy-idle", "main")])
+def test_no_worker_outlives_a_parent_that_was_killed(tmp_path, work, place):
     script = tmp_path / "parent.py"
     script.write_text(PARENT_SCRIPT, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(tmp_path)])}
-    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path), work, place], env=environment)
     try:
-        workers = [int(parent.stdout.readline()) for _ in range(2)]
+        wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2, "the workers did not start")
+        workers = [int(file.stem) for file in tmp_path.glob("*.pid")]
         assert all(is_running(pid) for pid in workers)
     finally:
         parent.kill()
         parent.wait(timeout=10)
-        parent.stdout.close()
-    deadline = time.monotonic() + 10
-    while any(is_running(pid) for pid in workers):
-        assert time.monotonic() < deadline, "a worker lives on without its parent"
-        time.sleep(0.05)
+    wait_until(lambda: not any(is_running(pid) for pid in workers), "a worker lives on without its parent")
+
+
+def test_a_stopped_worker_is_named_and_ended_and_the_rest_goes_on(tmp_path):
+    items = [(str(tmp_path), name) for name in ("stops", "works", "works too")]
+    start = time.monotonic()
+    outcomes = {
+        outcome.item[1]: outcome
+        for outcome in run_in_workers(stop_or_work, items, num_workers=2, name_of=lambda item: item[1], stall_s=4)
+    }
+    assert time.monotonic() - start < 15
+    assert outcomes["works"].result == outcomes["works too"].result == "done"
+    error = outcomes["stops"].error
+    assert isinstance(error, DataError)
+    assert re.search(r"'stops' did not respond for \d s and was ended", error.problem)
+    wait_until(lambda: not is_running(int((tmp_path / "pid").read_text())), "the stopped worker is still there")
+
+
+@pytest.mark.slow
+def test_a_worker_that_waits_for_long_is_not_taken_for_stopped():
+    (outcome,) = run_in_workers(sleep_for, [7], num_workers=1, stall_s=4)
+    assert outcome.result == 7
+
+
+@pytest.mark.slow
+def test_a_worker_that_works_without_a_word_is_not_taken_for_stopped():
+    (outcome,) = run_in_workers(hold_the_interpreter, [12], num_workers=1, stall_s=4)
+    assert outcome.error is None and outcome.result > 8
 
 
 def test_leaving_early_ends_the_workers():

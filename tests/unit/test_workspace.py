@@ -165,6 +165,8 @@ def test_the_files_of_a_dataset_have_nnunets_names(raw):
     assert dataset.data_folder("nnUNetPlans_3d_fullres") == base / "nnUNetPlans_3d_fullres"
     # Beside the data folder, never inside it: nnU-Net reads every file it finds there.
     assert dataset.manifest("nnUNetPlans_3d_fullres") == base / "nnUNetPlans_3d_fullres.manifest.json"
+    assert dataset.journal("nnUNetPlans_3d_fullres") == base / "nnUNetPlans_3d_fullres.manifest.jsonl"
+    assert dataset.ground_truth_manifest == base / "gt_segmentations.manifest.json"
     model = dataset.model_folder("stuBPlans", "3d_fullres")
     assert model == dataset.results / "nnUNetTrainer__stuBPlans__3d_fullres"
     assert fold_folder(model, 0) == model / "fold_0" and fold_folder(model, "all") == model / "fold_all"

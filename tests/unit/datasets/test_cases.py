@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from stu_pipeline.datasets.cases import list_input_cases, list_training_cases
+from stu_pipeline.datasets.cases import list_input_cases, list_notes, list_training_cases
 from stu_pipeline.datasets.dataset_json import read_dataset_json
 from stu_pipeline.errors import DataError
 from tests import synthetic
@@ -85,10 +85,12 @@ def test_no_cases_is_an_error(tmp_path):
         list_training(tmp_path)
 
 
-def test_a_lost_case_is_noticed_through_the_count(tmp_path):
+def test_a_wrong_count_is_a_note_and_no_fault(tmp_path):
     make(tmp_path, numTraining=4)
-    with pytest.raises(DataError, match="numTraining 4, found 3 cases"):
-        list_training(tmp_path)
+    description = read_dataset_json(tmp_path)
+    cases = list_training_cases(tmp_path, description)
+    assert list_notes(tmp_path, description, cases) == ["dataset.json says numTraining 4, found 3 cases"]
+    assert description.describe_for_engine(len(cases))["numTraining"] == 3
 
 
 def test_names_that_differ_only_in_case_or_encoding_are_refused(tmp_path):
@@ -177,3 +179,42 @@ def test_zero_cases_say_what_was_found_and_expected(tmp_path):
 def test_a_pipe_in_the_folder_does_not_hang_the_listing(tmp_path):
     os.mkfifo(tmp_path / "a.nii.gz")
     assert list_input_cases(tmp_path, 1, ".nii.gz")[0].id == "a"
+
+
+def test_pipes_dead_links_and_missing_folders_are_listed_with_the_rest(tmp_path):
+    make(tmp_path, channels=1)
+    os.mkfifo(tmp_path / "imagesTr" / "p_0000.nii.gz")
+    (tmp_path / "imagesTr" / "c0_0000.nii.gz").unlink()
+    (tmp_path / "imagesTr" / "c0_0000.nii.gz").symlink_to(tmp_path / "nowhere")
+    shutil.rmtree(tmp_path / "labelsTr")
+    with pytest.raises(DataError, match="3 problems") as error:
+        list_training(tmp_path)
+    assert error.value.details == (
+        "'imagesTr/c0_0000.nii.gz' is a link to a file that is not there",
+        "'imagesTr/p_0000.nii.gz' is not a regular file",
+        "folder 'labelsTr' not found",
+    )
+
+
+def test_ignored_files_are_noted(tmp_path):
+    make(tmp_path, channels=1)
+    touch(tmp_path / "imagesTr" / "._c0_0000.nii.gz")
+    touch(tmp_path / "labelsTr" / "Thumbs.db")
+    description = read_dataset_json(tmp_path)
+    assert list_notes(tmp_path, description, list_training(tmp_path)) == [
+        "1 hidden file in 'imagesTr' ignored: '._c0_0000.nii.gz'",
+        "1 file without an image ending in 'labelsTr' ignored: 'Thumbs.db'",
+    ]
+
+
+def test_listed_files_must_be_images_and_regular(tmp_path):
+    make(tmp_path, channels=1, cases=1)
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    touch(tmp_path / "notes.txt")
+    listed = {"a": {"images": ["pipe.nii.gz"], "label": "labelsTr/c0.nii.gz"}}
+    listed["b"] = {"images": ["imagesTr/c0_0000.nii.gz"], "label": "notes.txt"}
+    make(tmp_path, channels=1, cases=1, dataset=listed)
+    with pytest.raises(DataError, match="2 problems") as error:
+        list_training(tmp_path)
+    assert "which is not a regular file" in error.value.details[0]
+    assert "which has no supported ending" in error.value.details[1]

@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from stu_pipeline.datasets.check import require_dataset
+from stu_pipeline.datasets.check import check_dataset
 from stu_pipeline.datasets.phantom import write_phantom_dataset
 from stu_pipeline.datasets.reading import read_image, read_label_map
 from stu_pipeline.errors import StorageError, UsageError
@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 
 
 def test_it_is_a_sound_dataset_with_every_organ_in_every_case(folder):
-    report = require_dataset(folder, num_workers=0)
+    report = check_dataset(folder, num_workers=0)
     assert folder.name == "Dataset999_StuPhantom" and report.num_cases == 4 and report.warnings == ()
     for case in report.cases:
         assert sorted(case.label_voxels) == [0, 1, 2, 3, 4, 5] and min(case.label_voxels.values()) > 300

@@ -314,8 +314,8 @@ def test_nearly_whole_float_labels_are_rounded(tmp_path):
         (-1.0, "outside 0 to 65535, first -1"),
         (65536.0, "outside 0 to 65535, first 65536"),
         (1e20, "outside"),
-        (np.nan, "not a whole number, first nan"),
-        (np.inf, "not a whole number, first inf"),
+        (np.nan, r"1 voxels that are NaN or infinite, first at \(z, y, x\) = \(2, 3, 4\): nan"),
+        (np.inf, r"first at \(z, y, x\) = \(2, 3, 4\): inf"),
     ],
 )
 def test_what_is_no_label_is_refused_with_value_and_place(tmp_path, value, message):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from stu_pipeline.datasets.splits import make_splits, prepare_splits, read_fold, read_splits, write_splits
+from stu_pipeline.datasets.splits.files import make_splits, read_fold, read_splits, write_splits
 from stu_pipeline.errors import DataError, StorageError
 
 NAMES = [f"case_{index:02d}" for index in range(12)]
@@ -24,15 +22,14 @@ def test_the_order_of_the_cases_does_not_matter():
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
-def test_few_cases_leave_one_out_each(count, caplog):
+def test_few_cases_leave_one_out_each(count):
     splits = make_splits(NAMES[:count])
     assert len(splits) == count and all(len(split["val"]) == 1 for split in splits)
-    assert f"only {count} cases" in caplog.text
 
 
-def test_one_case_trains_and_validates_with_a_warning(tmp_path, caplog):
+def test_one_case_trains_and_validates(tmp_path):
     splits = make_splits(["only"])
-    assert splits == [{"train": ["only"], "val": ["only"]}] and "only one case" in caplog.text
+    assert splits == [{"train": ["only"], "val": ["only"]}]
     write_splits(tmp_path / "splits.json", splits)
     assert read_fold(tmp_path / "splits.json", 0) == splits[0]
 
@@ -44,29 +41,25 @@ def test_no_cases_and_double_cases_are_refused():
         make_splits(["a", "b", "b"])
 
 
-def test_a_file_is_written_once_and_never_replaced(tmp_path):
+def test_a_file_is_replaced_on_request_only_and_the_old_one_stays_beside_it(tmp_path):
     path = tmp_path / "sub" / "splits_final.json"
-    splits = prepare_splits(path, NAMES)
-    assert splits == make_splits(NAMES) == read_splits(path)
+    splits = make_splits(NAMES)
+    write_splits(path, splits)
+    assert splits == read_splits(path)
     before = path.read_bytes()
     write_splits(path, splits)
     with pytest.raises(StorageError, match="never replaced"):
         write_splits(path, splits[:-1])
     assert path.read_bytes() == before
-
-
-def test_an_own_split_is_kept_and_unknown_cases_are_named(tmp_path, caplog):
-    path = tmp_path / "splits_final.json"
-    own = [{"train": ["case_00"], "val": ["case_01"]}]
-    path.write_text(json.dumps(own))
-    assert prepare_splits(path, NAMES) == own and "10 cases are in no fold" in caplog.text
-    with pytest.raises(DataError, match="1 cases that the dataset does not have: case_01"):
-        prepare_splits(path, ["case_00"])
+    write_splits(path, splits[:-1], replace=True)
+    assert read_splits(path) == splits[:-1]
+    assert path.with_name("splits_final.previous.json").read_bytes() == before
 
 
 def test_a_fold_is_read_by_number_or_all(tmp_path):
     path = tmp_path / "splits_final.json"
-    splits = prepare_splits(path, NAMES)
+    splits = make_splits(NAMES)
+    write_splits(path, splits)
     assert read_fold(path, 3) == splits[3]
     assert read_fold(path, "all") == {"train": NAMES, "val": NAMES}
     for fold in (5, -1, "x"):

@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from stu_pipeline.errors import ModelError
-from stu_pipeline.networks.cost import count_feature_map_elements, count_multiply_adds, count_parameters
+from stu_pipeline.networks.blocks import ResidualBlock
+from stu_pipeline.networks.cost import (
+    count_feature_map_elements,
+    count_multiply_adds,
+    count_parameters,
+    count_saved_elements,
+)
+from stu_pipeline.networks.layout import build_layout
 from stu_pipeline.networks.scales import SCALES
 from stu_pipeline.networks.stunet import STUNet
 
@@ -175,3 +182,68 @@ def test_numpy_integers_and_tuples_count_as_plain_numbers() -> None:
 
     assert count == count_feature_map_elements([64, 64, 64], CUBIC, features, 1, num_classes=2)
     assert type(count) is int
+
+
+def count_by_saved_tensors(network: STUNet, patch: list[int]) -> int:
+    """Add up the storages that autograd keeps outside checkpoints; statistics of the norms are flat and left out."""
+    weights = {weight.untyped_storage()._cdata for weight in network.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in weights and tensor.ndim > 2:
+            kept[storage] = tensor
+        return tensor
+
+    x = torch.randn(1, 2, *patch)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(x)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) // x.element_size()
+
+
+SAVED = {
+    "cubic": (CUBIC, [32, 32, 64]),
+    **{name: CASES[name] for name in ("anisotropic with a tail of ones", "no pooling", "2d")},
+}
+
+
+@pytest.mark.parametrize("num_blocks", [1, 3])
+@pytest.mark.parametrize("name", SAVED)
+def test_saved_elements_are_those_that_autograd_keeps(name: str, num_blocks: int) -> None:
+    strides, patch = SAVED[name]
+    features = [2, 4, 6, 8, 10, 10]
+    network = STUNet(2, 3, strides, features, num_blocks, conv_op=f"{len(patch)}d", deep_supervision=True)
+    counted = count_saved_elements(patch, strides, features, num_blocks, input_channels=2)
+    assert counted == count_by_saved_tensors(network, patch)
+
+
+@pytest.mark.parametrize("num_blocks", [1, 3])
+@pytest.mark.parametrize("name", SAVED)
+def test_with_checkpointing_the_largest_block_adds_to_what_autograd_keeps(name: str, num_blocks: int) -> None:
+    strides, patch = SAVED[name]
+    features = [2, 4, 6, 8, 10, 10]
+    network = STUNet(2, 3, strides, features, num_blocks, conv_op=f"{len(patch)}d", deep_supervision=True)
+    network.set_activation_checkpointing(True)
+    counted = count_saved_elements(
+        patch, strides, features, num_blocks, input_channels=2, activation_checkpointing=True
+    )
+    sizes = build_layout(strides, features, num_blocks, f"{len(patch)}d").stage_sizes(patch)
+    largest_block = 4 * max(width * int(np.prod(size)) for width, size in zip(features, sizes, strict=True))
+    assert counted == count_by_saved_tensors(network, patch) + largest_block
+
+
+def test_the_inside_of_a_block_is_four_maps() -> None:
+    block = ResidualBlock(3, 5, (1, 1, 1), has_projection=True)
+    x = torch.randn(1, 3, 6, 8, 10)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.ndim > 2 and tensor.shape[-3:] == x.shape[-3:]:
+            kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes() // 4
+            tensors.append(tensor)
+        return tensor
+
+    tensors: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        block(x)
+    assert sum(kept.values()) == x.numel() + 4 * 5 * 6 * 8 * 10

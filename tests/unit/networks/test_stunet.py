@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,15 +19,6 @@ FIXTURES = Path(__file__).parents[2] / "fixtures"
 CUBIC = [[1, 1, 1], *[[2, 2, 2]] * 5]
 FLAT = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [1, 2, 2], [1, 1, 1], [1, 1, 1]]
 FEATURES = [4, 8, 8, 12, 12, 12]
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """With several threads PyTorch 2.13 computes wrong bf16 gradients on maps of a few voxels (decision 0007)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def build_tiny(strides: list[list[int]] = FLAT, *, conv_op: str = "3d", deep_supervision: bool = False) -> STUNet:
@@ -201,9 +191,10 @@ def test_channels_last_gives_the_same_outputs() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_bf16_autocast_trains_with_finite_gradients_close_to_float32(one_thread: None) -> None:
+def test_bf16_autocast_trains_with_finite_gradients_close_to_float32() -> None:
     network = build_tiny(deep_supervision=True)
-    image = torch.randn(2, 2, 4, 16, 24)
+    # The deepest map has 64 voxels; on fewer, PyTorch 2.13 computes wrong bf16 gradients on the CPU (decision 0007).
+    image = torch.randn(2, 2, 8, 32, 32)
     expected = network(image)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = network(image)

@@ -6,7 +6,14 @@ import copy
 import json
 from typing import Any
 
-from stu_pipeline.planning.document import build_plan, is_same_plan, keep_custom_configurations, read_demands
+from stu_pipeline.planning.document import (
+    build_plan,
+    fit_cascades,
+    is_same_plan,
+    is_same_recipe,
+    keep_custom_configurations,
+    read_demands,
+)
 from stu_pipeline.planning.fit import fit_configuration
 from stu_pipeline.planning.knowledge import find_knowledge_folder
 from stu_pipeline.planning.memory import read_memory_model
@@ -45,6 +52,46 @@ def test_only_network_patch_batch_and_data_change() -> None:
     assert architecture["arch_kwargs"]["conv_op"] == "2d"
     assert architecture["arch_kwargs"]["features_per_stage"] == [16, 32, 64, 128, 256, 256]
     assert architecture["_kw_requires_import"] == []
+
+
+def test_a_cascade_has_the_patch_of_its_parent_and_a_channel_per_label() -> None:
+    draft = read_draft()
+    demands = read_demands(draft, num_channels=1, num_classes=3)
+    fits = {name: fit_configuration(read_memory_model(), demand, "S", 80.0) for name, demand in demands.items()}
+    cascades = fit_cascades(read_memory_model(), draft, fits, num_labels=2, memory_gib=80.0)
+    assert list(cascades) == ["3d_cascade_fullres"]
+    cascade = cascades["3d_cascade_fullres"]
+    assert (cascade.patch, cascade.batch, cascade.demand.num_channels) == (fits["3d_fullres"].patch, 2, 3)
+    assert cascade.demand.batch_dice
+    assert cascade.forecast_gib > fits["3d_fullres"].forecast_gib
+    tight = fit_cascades(read_memory_model(), draft, fits, num_labels=2, memory_gib=1.0)["3d_cascade_fullres"]
+    assert (tight.fits, tight.patch) == (False, fits["3d_fullres"].patch)
+
+
+def test_batch_dice_is_read_from_the_draft() -> None:
+    demands = read_demands(read_draft(), num_channels=1, num_classes=3)
+    assert {name: demand.batch_dice for name, demand in demands.items()} == {
+        "2d": True,
+        "3d_lowres": False,
+        "3d_fullres": True,
+    }
+
+
+def test_a_plan_that_says_nothing_about_execution_equals_one_that_says_at_once() -> None:
+    configurations = {"3d_fullres": {"batch_size": 2, "batch_dice": False}}
+    silent = {"configurations": configurations, "stu": {"scale": "B"}}
+    at_once = {"micro_batch": 2, "activation_checkpointing": False, "batch_dice_scope": "sample"}
+    assert is_same_plan(silent, {**silent, "stu": {"scale": "B", "execution": {"3d_fullres": at_once}}})
+    split = {**silent, "stu": {"scale": "B", "execution": {"3d_fullres": {**at_once, "micro_batch": 1}}}}
+    assert not is_same_plan(silent, split)
+    assert is_same_recipe(silent, split)
+
+
+def test_splitting_batch_dice_is_another_recipe() -> None:
+    configurations = {"3d_fullres": {"batch_size": 2, "batch_dice": True}}
+    whole = {"configurations": configurations, "stu": {"scale": "B"}}
+    part = {"micro_batch": 1, "activation_checkpointing": False, "batch_dice_scope": "micro-batch"}
+    assert not is_same_recipe(whole, {**whole, "stu": {"scale": "B", "execution": {"3d_fullres": part}}})
 
 
 def test_configurations_under_names_of_their_own_survive() -> None:

@@ -1,36 +1,20 @@
-"""The fingerprint is reused exactly while the files are the same."""
+"""The fingerprint has nnU-Net's form, and says when it replaces another."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 
 from stu_pipeline.datasets.cases import Case
-from stu_pipeline.datasets.dataset_json import parse_dataset_json
+from stu_pipeline.datasets.inspection import CaseReport
+from stu_pipeline.datasets.statistics import measure_case
 from stu_pipeline.errors import DataError
 from stu_pipeline.log import Notice
-from stu_pipeline.planning.fingerprint import (
-    Fingerprint,
-    choose_num_workers,
-    find_fingerprint,
-    sign_sources,
-    store_fingerprint,
-)
-from stu_pipeline.storage import write_json
+from stu_pipeline.planning.fingerprint import build_fingerprint, choose_num_workers, store_fingerprint
+from stu_pipeline.storage import read_json
 from stu_pipeline.workspace import DatasetPaths, Workspace
-
-FINGERPRINT = Fingerprint(
-    content={"spacings": [[1.0, 1.0, 1.0]], "shapes_after_crop": [[8, 8, 8]]}, reader_name="SimpleITKIO"
-)
-OTHER = Fingerprint(content={**FINGERPRINT.content, "spacings": []}, reader_name="SimpleITKIO")
-DESCRIPTION = {
-    "channel_names": {"0": "x"},
-    "labels": {"background": 0, "a": 1},
-    "numTraining": 1,
-    "file_ending": ".nii",
-}
 
 
 @pytest.fixture(name="dataset")
@@ -43,63 +27,45 @@ def make_dataset(tmp_path: Path) -> DatasetPaths:
     return DatasetPaths(name=name, raw=raw, preprocessed=pre, results=res, workspace=workspace)
 
 
-def write_case(dataset: DatasetPaths, content: bytes = b"image" * 100_000) -> Case:
-    image, label = dataset.raw / "a_0000.nii", dataset.raw / "a.nii"
-    image.write_bytes(content)
-    label.write_bytes(b"label")
-    return Case(id="a", image_files=(image,), label_file=label)
+def report(case_id: str, *, foreground: bool = True) -> CaseReport:
+    image = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    label = np.zeros((2, 3, 4), np.uint8)
+    label[1] = foreground
+    statistics = measure_case([image, -image], label)
+    return CaseReport(case_id=case_id, shape=(2, 3, 4), spacing_mm=(3.0, 1.0, 1.0), statistics=statistics)
 
 
-def sign(cases: list[Case], **changes: object) -> dict[str, Any]:
-    return sign_sources(cases, parse_dataset_json(DESCRIPTION | changes, Path("dataset.json")))
+def test_it_has_nnunets_form() -> None:
+    content = build_fingerprint([report("a"), report("b", foreground=False)])
+    assert content["shapes_after_crop"] == [[2, 3, 4], [2, 3, 4]]
+    assert content["spacings"] == [[3.0, 1.0, 1.0], [3.0, 1.0, 1.0]]
+    assert content["median_relative_size_after_cropping"] == 1.0
+    channels = content["foreground_intensity_properties_per_channel"]
+    assert (channels["0"]["min"], channels["0"]["max"], channels["0"]["mean"]) == (12, 23, 17.5)
+    assert (channels["1"]["min"], channels["1"]["max"]) == (-23, -12)
 
 
-def test_a_stored_fingerprint_is_found_again(dataset: DatasetPaths) -> None:
-    sources = sign([write_case(dataset)])
-    assert find_fingerprint(dataset, sources) is None
-    store_fingerprint(dataset, FINGERPRINT, sources)
-    assert find_fingerprint(dataset, sources) == FINGERPRINT
-
-
-def test_rewriting_the_same_bytes_does_not_measure_again(dataset: DatasetPaths) -> None:
-    store_fingerprint(dataset, FINGERPRINT, sign([write_case(dataset)]))
-    assert find_fingerprint(dataset, sign([write_case(dataset)])) == FINGERPRINT
-
-
-@pytest.mark.parametrize("content", [b"Image" + b"image" * 99_999, b"image" * 99_999 + b"imagE", b"image" * 100_001])
-def test_a_changed_file_measures_again(dataset: DatasetPaths, content: bytes) -> None:
-    store_fingerprint(dataset, FINGERPRINT, sign([write_case(dataset)]))
-    assert find_fingerprint(dataset, sign([write_case(dataset, content)])) is None
-
-
-def test_another_reader_measures_again(dataset: DatasetPaths) -> None:
-    case = write_case(dataset)
-    store_fingerprint(dataset, FINGERPRINT, sign([case]))
-    assert find_fingerprint(dataset, sign([case], overwrite_image_reader_writer="NibabelIO")) is None
-
-
-def test_a_fingerprint_that_another_tool_replaced_is_not_trusted(dataset: DatasetPaths) -> None:
-    sources = sign([write_case(dataset)])
-    store_fingerprint(dataset, FINGERPRINT, sources)
-    write_json(dataset.fingerprint, OTHER.content)
-    assert find_fingerprint(dataset, sources) is None
+def test_no_foreground_anywhere_is_refused() -> None:
+    with pytest.raises(DataError, match="no case has any foreground voxel"):
+        build_fingerprint([report("a", foreground=False)])
 
 
 def test_replacing_a_fingerprint_is_said(dataset: DatasetPaths) -> None:
     events: list[object] = []
-    sources = sign([write_case(dataset)])
-    store_fingerprint(dataset, FINGERPRINT, sources, listen=events.append)
-    assert events == []
-    store_fingerprint(dataset, OTHER, sources, listen=events.append)
+    content = build_fingerprint([report("a")])
+    for _ in range(2):
+        store_fingerprint(dataset, content, listen=events.append)
+    assert events == [] and read_json(dataset.fingerprint) == content
+    store_fingerprint(dataset, {**content, "spacings": []}, listen=events.append)
     assert [isinstance(event, Notice) for event in events] == [True]
 
 
-def test_an_unreadable_case_is_named(dataset: DatasetPaths) -> None:
-    with pytest.raises(DataError, match=r"'gone_0000\.nii' cannot be read"):
-        sign([Case(id="gone", image_files=(dataset.raw / "gone_0000.nii",))])
-
-
-def test_small_data_is_read_without_workers(dataset: DatasetPaths) -> None:
-    case = write_case(dataset)
-    assert choose_num_workers(None, [case]) == 0
-    assert choose_num_workers(3, [case]) == 3
+def test_small_data_is_read_in_this_process(dataset: DatasetPaths) -> None:
+    small, large = dataset.raw / "a_0000.nii", dataset.raw / "b_0000.nii"
+    small.write_bytes(b"x")
+    with large.open("wb") as stream:
+        stream.truncate(2**23)
+    assert choose_num_workers(None, [Case(id="a", image_files=(small,))]) == 0
+    assert choose_num_workers(None, [Case(id="b", image_files=(large,))]) == 1
+    assert choose_num_workers(5, [Case(id="a", image_files=(small,))]) == 5
+    assert choose_num_workers(None, [Case(id="c", image_files=(dataset.raw / "gone_0000.nii",))]) == 0

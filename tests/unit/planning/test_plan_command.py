@@ -12,12 +12,25 @@ from typer.testing import CliRunner
 from stu_pipeline.cli.console import Console
 from stu_pipeline.cli.plan import name_next_command, plan_command, show_plan
 from stu_pipeline.errors import UsageError
+from stu_pipeline.plan_execution import Execution
 from stu_pipeline.planning.config import ConfigurationForecast, PlanConfig, PlanResult
 from stu_pipeline.planning.scale_choice import ScaleChoice, ScaleRow
 
+FORECASTS = (
+    "vram_gib",
+    "seconds_per_epoch",
+    "hours_total",
+    "host_ram_gib",
+    "disk_gib",
+    "checkpoint_gib",
+    "predict_ram_gib",
+    "predict_seconds",
+)
 RESULT = PlanResult(
     dataset="Dataset901_Tiny",
     num_cases=6,
+    num_folds=5,
+    splits="nnU-Net's default",
     plan_name="stuSPlans",
     plan_file=Path("/data/preprocessed/Dataset901_Tiny/stuSPlans.json"),
     action="written",
@@ -30,6 +43,7 @@ RESULT = PlanResult(
                 name="small",
                 patch=(40, 56, 40),
                 batch=7,
+                execution=Execution(micro_batch=4, activation_checkpointing=True),
                 num_parameters=14_545_839,
                 forecast_gib=2.36,
                 fits=True,
@@ -48,9 +62,19 @@ RESULT = PlanResult(
             batch=7,
             spacing_mm=(1.0, 0.75, 0.75),
             num_parameters=14_545_839,
+            execution=Execution(micro_batch=4, activation_checkpointing=True),
+            decisions=("patch: as small as this test",),
             vram_gib=2.36,
+            host_ram_gib=9.9,
+            seconds_per_epoch=31.7,
+            hours_total=8.81,
             data_identifier="nnUNetPlans_3d_fullres",
             disk_gib=0.05,
+            checkpoint_gib=0.43,
+            predict_ram_gib=3.0,
+            predict_seconds=1.5,
+            device="some GPU",
+            provenance={**dict.fromkeys(FORECASTS, "inferred"), "vram_gib": "published"},
         ),
     ),
     default_configuration="3d_fullres",
@@ -79,6 +103,11 @@ def test_the_output_explains_the_choice_and_says_where_files_go(capsys: pytest.C
         "chosen: scale S is for a test",
         "also fits: nothing",
         "1 x 0.75 x 0.75",
+        "4 at a time, 2 times, checkpointing",
+        "patch: as small as this test",
+        "times on some GPU",
+        "8.81",
+        "3d_fullres, published: VRAM GiB; inferred: s/epoch, hours/fold, RAM GiB",
         "forecast of VRAM: a guess",
         "plan (written): /data/preprocessed/Dataset901_Tiny/stuSPlans.json",
         "workspace: /data",
@@ -107,11 +136,11 @@ def test_the_next_command_fits_what_was_done(config: PlanConfig, expected: str) 
     assert name_next_command(config, RESULT) == expected
 
 
-def test_help_shows_two_examples() -> None:
+def test_help_shows_examples() -> None:
     outcome = invoke("--help")
     assert outcome.exit_code == 0
     assert "stu plan 4 --scale L --gpu-memory 24 --dry-run" in outcome.stdout
-    assert outcome.stdout.count("\n  stu plan ") == 2
+    assert outcome.stdout.count("\n  stu plan ") == 3
 
 
 def test_an_unknown_scale_is_a_usage_error() -> None:

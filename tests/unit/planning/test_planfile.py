@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stu_pipeline.errors import ModelError, UsageError
+from stu_pipeline.plan_execution import Execution
 from stu_pipeline.planfile import (
     list_plan_names,
     parse_plan,
@@ -44,6 +45,42 @@ def test_the_cascade_inherits_and_names_its_stages() -> None:
     assert cascade.patch_size == plan.configuration("3d_fullres").patch_size
     assert cascade.previous_stage == "3d_lowres"
     assert plan.configuration("3d_lowres").next_stage == "3d_cascade_fullres"
+
+
+def test_a_plan_without_execution_is_read_and_runs_the_batch_at_once() -> None:
+    plan = read_plan_file(Path(__file__).parents[2] / "fixtures" / "plan_without_execution.json")
+    assert plan.configuration("3d_fullres").execution == Execution(micro_batch=7)
+    flat = plan.configuration("2d")
+    assert flat.execution == Execution(micro_batch=flat.batch_size, batch_dice_scope="effective batch")
+
+
+def test_execution_is_part_of_the_view() -> None:
+    plan = parse_plan(read_reference("large_ct_huge"))
+    assert plan.configuration("3d_lowres").execution == Execution(micro_batch=1)
+    full = Execution(micro_batch=2, activation_checkpointing=True, batch_dice_scope="effective batch")
+    assert plan.configuration("3d_fullres").execution == full
+    assert plan.configuration("3d_cascade_fullres").execution == full
+    assert plan.configuration("3d_fullres").batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro_batch", "scope"), [(8, 2, "micro-batch"), (2, 2, "effective batch"), (1, 1, "effective batch")]
+)
+def test_a_configuration_of_ones_own_runs_as_the_one_it_inherits_from(batch: int, micro_batch: int, scope: str) -> None:
+    raw = read_reference("large_ct_huge")
+    raw["configurations"]["3d_mine"] = {"inherits_from": "3d_fullres", "batch_size": batch}
+    execution = parse_plan(raw).configuration("3d_mine").execution
+    assert execution == Execution(micro_batch=micro_batch, activation_checkpointing=True, batch_dice_scope=scope)
+
+
+@pytest.mark.parametrize(
+    "change", [{"micro_batch": 0}, {"micro_batch": 3}, {"activation_checkpointing": "yes"}, {"batch_dice_scope": "x"}]
+)
+def test_an_execution_that_cannot_be_is_refused(change: dict[str, Any]) -> None:
+    raw = read_reference("large_ct_huge")
+    raw["stu"]["execution"]["3d_fullres"].update(change)
+    with pytest.raises(ModelError, match="execution of '3d_fullres'"):
+        parse_plan(raw)
 
 
 def test_flat_data_has_2d_as_default() -> None:

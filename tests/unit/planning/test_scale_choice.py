@@ -21,7 +21,11 @@ Choose = Callable[..., ScaleChoice]
 @pytest.fixture(name="choose")
 def make_choose() -> Choose:
     def choose(
-        memory_gib: float, wanted: Scale | None = None, pretrained: bool = False, size: int = 128
+        memory_gib: float,
+        wanted: Scale | None = None,
+        pretrained: bool = False,
+        size: int = 128,
+        batch_dice: bool = False,
     ) -> ScaleChoice:
         demand = Demand(
             configuration="3d_fullres",
@@ -32,6 +36,7 @@ def make_choose() -> Choose:
             median_shape=(256.0,) * 3,
             num_channels=1,
             num_classes=3,
+            batch_dice=batch_dice,
         )
         return choose_scale(
             read_memory_model(),
@@ -62,16 +67,33 @@ def test_auto_follows_the_rule(choose: Choose, memory_gib: float, pretrained: bo
     assert choose(memory_gib, pretrained=pretrained).scale == expected
 
 
-def test_auto_steps_down_when_the_recipe_does_not_fit(choose: Choose) -> None:
+def test_auto_accepts_micro_batches_because_the_step_is_the_same(choose: Choose) -> None:
     choice = choose(11.0, size=160)
+    assert choice.scale == "B"
+    row = choice.rows[1]
+    assert (row.patch, row.batch, row.execution.micro_batch) == ((160, 160, 160), 2, 1)
+
+
+def test_auto_steps_down_rather_than_shrink_the_patch(choose: Choose) -> None:
+    choice = choose(NINE_GB_GIB, size=192)
     assert choice.scale == "S"
-    assert "B does not fit 11.0 GiB with nnU-Net's patch and batch" in choice.reason
+    assert "B does not fit 8.4 GiB with nnU-Net's patch" in choice.reason
+
+
+def test_auto_steps_down_rather_than_split_batch_dice(choose: Choose) -> None:
+    choice = choose(11.0, size=160, batch_dice=True)
+    assert choice.scale == "S"
+    assert "B fits 11.0 GiB only with batch Dice split over micro-batches" in choice.reason
 
 
 def test_auto_shrinks_the_smallest_scale_when_nothing_else_is_left(choose: Choose) -> None:
-    choice = choose(4.0)
+    choice = choose(2.5)
     assert choice.scale == "S"
     assert "instead of 128x128x128" in choice.reason
+
+
+def test_the_reason_says_how_the_batch_is_made_to_fit(choose: Choose) -> None:
+    assert choose(4.0).reason == "scale S (small): B is for 8.4 GiB and more, with micro-batch 1 to fit the memory"
 
 
 def test_a_wanted_scale_is_made_to_fit_and_explained(choose: Choose) -> None:
@@ -92,7 +114,7 @@ def test_what_does_not_fit_is_shown_with_the_full_recipe(choose: Choose) -> None
     row = choose(8.0).rows[3]
     assert (row.fits, row.patch) == (False, (128, 128, 128))
     assert row.forecast_gib > 50
-    assert "18.1 GiB even with patch 32x32x32" in row.why
+    assert "23.4 GiB even with patch 32x32x32" in row.why
 
 
 def test_the_honest_alternative_is_named_without_pretrained_weights_only(choose: Choose) -> None:
@@ -106,12 +128,12 @@ def test_other_fitting_scales_are_named(choose: Choose) -> None:
 
 
 def test_too_little_memory_says_what_the_smallest_scale_needs(choose: Choose) -> None:
-    with pytest.raises(MemoryLimitError, match=r"no scale fits 1\.0 GiB: the smallest, S, needs 2\.0 GiB") as caught:
+    with pytest.raises(MemoryLimitError, match=r"no scale fits 1\.0 GiB: the smallest, S, needs 1\.9 GiB") as caught:
         choose(1.0)
     assert "--gpu-memory" in caught.value.hint
 
 
 def test_too_little_memory_for_the_wanted_scale_names_one_that_fits(choose: Choose) -> None:
-    with pytest.raises(MemoryLimitError, match=r"scale H needs 18\.1 GiB") as caught:
+    with pytest.raises(MemoryLimitError, match=r"scale H needs 23\.4 GiB") as caught:
         choose(8.0, "H")
     assert "--scale S" in caught.value.hint

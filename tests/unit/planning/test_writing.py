@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stu_pipeline.datasets.splits.choice import SplitRequest
+from stu_pipeline.datasets.splits.decision import decide_splits
 from stu_pipeline.errors import DataError, UsageError
 from stu_pipeline.planning.knowledge import find_knowledge_folder
 from stu_pipeline.planning.writing import decide_action, find_model_folders, prepare_folder, read_existing
@@ -94,3 +97,29 @@ def test_splits_of_unknown_cases_are_refused(dataset: DatasetPaths) -> None:
     write_json(dataset.raw / "splits_final.json", [{"train": ["stranger"], "val": CASES[:2]}])
     with pytest.raises(DataError, match="stranger"):
         prepare_folder(dataset, CASES)
+
+
+def test_a_description_for_the_engine_takes_the_place_of_the_raw_one_where_they_differ(dataset: DatasetPaths) -> None:
+    prepare_folder(dataset, CASES, description={"numTraining": 6})
+    assert dataset.preprocessed_dataset_json.read_bytes() == dataset.dataset_json.read_bytes()
+    prepare_folder(dataset, CASES, description={"numTraining": 6, "stu_label_ids": [0, 3]})
+    assert json.loads(dataset.preprocessed_dataset_json.read_text())["stu_label_ids"] == [0, 3]
+
+
+def test_replaced_folds_are_said(dataset: DatasetPaths) -> None:
+    prepare_folder(dataset, CASES)
+    events: list[object] = []
+    decision = decide_splits(dataset, CASES, SplitRequest(num_folds=3), force=True)
+    prepare_folder(dataset, CASES, splits=decision, listen=events.append)
+    assert len(json.loads(dataset.splits.read_text())) == 3
+    assert "folds replaced: 3 folds of 6 cases" in str(events)
+
+
+def test_how_steps_run_may_change_under_trainings(dataset: DatasetPaths, plan: dict[str, Any]) -> None:
+    (dataset.results / "nnUNetTrainer__stuBPlans__3d_fullres").mkdir(parents=True)
+    changed = copy.deepcopy(plan)
+    changed["stu"]["execution"]["3d_fullres"]["activation_checkpointing"] = True
+    assert decide_action(dataset, changed, plan, force=False) == "replaced"
+    changed["stu"]["execution"]["3d_fullres"].update(micro_batch=1, batch_dice_scope="micro-batch")
+    with pytest.raises(UsageError, match="was trained with it"):
+        decide_action(dataset, changed, plan, force=False)

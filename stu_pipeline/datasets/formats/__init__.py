@@ -1,0 +1,1 @@
+"""The file formats: headers read without trust, voxels unpacked and verified."""

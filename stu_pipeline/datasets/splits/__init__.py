@@ -1,0 +1,1 @@
+"""Cross-validation folds: made, balanced, checked for leaks, and kept."""

@@ -1,0 +1,1 @@
+"""The corrected copy of a dataset: what is certain is mended, the rest is listed."""

@@ -1,0 +1,1 @@
+"""An examination as text, as JSON and as a page with pictures."""

@@ -1,0 +1,141 @@
+"""What a configuration will use, and where every number comes from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from stu_pipeline.planning.config import ConfigurationForecast
+from stu_pipeline.planning.fit import Demand, fit_configuration
+from stu_pipeline.planning.forecast import Coefficients, apply_measurement, forecast_configuration, read_coefficients
+from stu_pipeline.planning.step_time import parse_time_model
+
+STRIDES = ((1, 1, 1), *((2, 2, 2),) * 5)
+PUBLISHED_HOURS = {"S": 10, "B": 15, "L": 51}
+
+
+@pytest.fixture(name="known", scope="module")
+def read_known() -> Coefficients:
+    return read_coefficients()
+
+
+def make_forecast(
+    known: Coefficients, scale: str = "B", memory_gib: float = 80.0, **demand: object
+) -> ConfigurationForecast:
+    asked = Demand(
+        configuration="3d_fullres",
+        patch=(128, 128, 128),
+        batch=2,
+        strides=STRIDES,
+        spacing_mm=(1.0, 1.0, 1.0),
+        median_shape=(256.0, 256.0, 256.0),
+        num_channels=1,
+        num_classes=3,
+    )
+    fit = fit_configuration(known.memory, replace(asked, **demand), scale, memory_gib)
+    return forecast_configuration(
+        fit, known, original_median_shape=(256, 256, 256), num_cases=100, data_identifier="data", decisions=("a", "b")
+    )
+
+
+@pytest.mark.parametrize("scale", PUBLISHED_HOURS)
+def test_published_hours_are_met(known: Coefficients, scale: str) -> None:
+    item = make_forecast(known, scale)
+    assert item.hours_total == pytest.approx(PUBLISHED_HOURS[scale], rel=0.05)
+    assert item.hours_total == pytest.approx(item.seconds_per_epoch * 1000 / 3600, rel=0.01)
+    assert (item.provenance["vram_gib"], item.provenance["hours_total"]) == ("published", "published")
+    assert item.device == "A100 PCIe 40 GB"
+
+
+def test_checkpointing_costs_about_a_third_more_time(known: Coefficients) -> None:
+    plain, checkpointed = make_forecast(known, "H", 80.0), make_forecast(known, "H", 36.0)
+    assert checkpointed.execution.activation_checkpointing
+    assert checkpointed.seconds_per_epoch / plain.seconds_per_epoch == pytest.approx(1.3, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("scale", "memory_gib", "demand"),
+    [
+        ("H", 80.0, {}),
+        ("L", 17.0, {}),
+        ("B", 80.0, {"patch": (64, 64, 64)}),
+        ("B", 80.0, {"num_classes": 104}),
+        ("B", 80.0, {"num_channels": 4}),
+    ],
+)
+def test_what_nobody_published_is_called_inferred(
+    known: Coefficients, scale: str, memory_gib: float, demand: dict[str, object]
+) -> None:
+    assert make_forecast(known, scale, memory_gib, **demand).provenance["vram_gib"] == "inferred"
+
+
+def test_disk_counts_every_case(known: Coefficients) -> None:
+    # 256^3 voxels of float32 and int16, 100 cases, 0.7 for compression.
+    assert make_forecast(known).disk_gib == pytest.approx(256**3 * 6 * 100 * 0.7 / 2**30, abs=0.001)
+
+
+def test_four_checkpoints_hold_weights_and_momentum(known: Coefficients) -> None:
+    item = make_forecast(known, "L")
+    assert item.checkpoint_gib == pytest.approx(item.num_parameters * 8 * 4 / 2**30, abs=0.01)
+
+
+def test_the_memory_of_a_prediction_grows_with_its_outputs(known: Coefficients) -> None:
+    few, many = make_forecast(known), make_forecast(known, num_classes=103)
+    # Without resampling, float32 logits of 100 more outputs.
+    assert many.predict_ram_gib - few.predict_ram_gib == pytest.approx(100 * 256**3 * 4 / 2**30, abs=0.1)
+    assert make_forecast(known, num_channels=3).host_ram_gib > few.host_ram_gib
+
+
+def test_channels_of_a_previous_stage_are_not_stored(known: Coefficients) -> None:
+    plain, cascade = make_forecast(known), make_forecast(known, num_channels=11, num_mask_channels=10)
+    assert cascade.disk_gib == plain.disk_gib
+    # 18 workers and 2 x 9 waiting batches of ten float32 channels.
+    assert cascade.host_ram_gib - plain.host_ram_gib == pytest.approx(36 * 2 * 128**3 * 40 / 2**30, abs=0.1)
+    assert cascade.predict_ram_gib - plain.predict_ram_gib == pytest.approx(2 * 40 * 256**3 / 2**30, abs=0.1)
+
+
+def test_a_prediction_takes_every_tile_and_every_mirroring(known: Coefficients) -> None:
+    item = make_forecast(known)
+    assert item.predict_seconds == pytest.approx(
+        27 * 8 * 497_058_578_432 * known.time.seconds_per_multiply_add, rel=0.01
+    )
+
+
+def test_a_measured_step_replaces_memory_and_time_and_says_so(known: Coefficients) -> None:
+    before = make_forecast(known)
+    after = apply_measurement(before, known.time, peak_gib=7.5, step_s=0.3, device="some GPU")
+    # 250 training steps, and 50 validation steps of a third of the work.
+    assert after.seconds_per_epoch == pytest.approx(0.3 * (250 + 50 / 3), rel=0.01)
+    assert after.hours_total == pytest.approx(after.seconds_per_epoch / 3.6, rel=0.01)
+    assert (after.vram_gib, after.device) == (7.5, "some GPU")
+    assert {name for name, value in after.provenance.items() if value == "measured"} == {
+        "vram_gib",
+        "seconds_per_epoch",
+        "hours_total",
+    }
+    assert after.host_ram_gib == before.host_ram_gib
+    assert before.provenance["vram_gib"] == "published"
+
+
+def test_a_device_without_memory_to_measure_leaves_the_forecast_of_it(known: Coefficients) -> None:
+    before = make_forecast(known)
+    after = apply_measurement(before, known.time, peak_gib=None, step_s=30.0, device="cpu")
+    assert (after.vram_gib, after.provenance["vram_gib"]) == (before.vram_gib, "published")
+
+
+def test_measured_coefficients_name_their_gpu(known: Coefficients) -> None:
+    measured = parse_time_model(
+        {
+            "overhead_s": 1,
+            "seconds_per_multiply_add": 1e-14,
+            "train_steps": 250,
+            "validation_steps": 50,
+            "epochs": 1000,
+            "device": "Some GPU 80 GB",
+            "status": "measured",
+            "provenance": "measured",
+        }
+    )
+    item = make_forecast(replace(known, time=measured))
+    assert (item.device, item.provenance["hours_total"]) == ("Some GPU 80 GB", "measured")
