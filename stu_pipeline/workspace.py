@@ -242,6 +242,11 @@ def _paths_of(raw: Path, workspace: Workspace) -> DatasetPaths:
     )
 
 
+def fix_record(folder: Path) -> Path:
+    """`stu_doctor_fix.json` in a corrected copy: what was mended, and from what."""
+    return folder / "stu_doctor_fix.json"
+
+
 def list_dataset_names(workspace: Workspace) -> list[str]:
     """List the datasets known to a workspace, raw or preprocessed, by name."""
     names = {

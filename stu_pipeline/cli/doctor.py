@@ -46,7 +46,7 @@ def doctor_command(
     from stu_pipeline.doctor.diagnose import diagnose
     from stu_pipeline.doctor.mending.fix import require_target, write_fixed_copy
     from stu_pipeline.doctor.report.page import require_page, write_page
-    from stu_pipeline.nnunet.environment import count_usable_cores
+    from stu_pipeline.host import count_usable_cores
 
     console = open_console(json=json, verbose=verbose, quiet=quiet)
     num_workers = workers if workers is not None else count_usable_cores()

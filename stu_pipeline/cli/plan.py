@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -137,9 +138,23 @@ def name_next_command(config: PlanConfig, result: PlanResult) -> str:
         return ""  # there is nothing yet that a short command could name
     chosen = f"--plan {result.plan_name}" if config.plan_name else f"--scale {result.scale}"
     if config.dry_run:
-        name = f" --plan {config.plan_name}" if config.plan_name else ""
-        return f"stu plan {config.dataset} --scale {result.scale} --gpu-memory {result.gpu_memory_gib:g}{name}"
+        return shlex.join(_repeat_command(config, result))
     return f"stu train {_name_dataset(config, result)} {chosen} --fold 0"
+
+
+def _repeat_command(config: PlanConfig, result: PlanResult) -> list[str]:
+    """Name the command that writes what a dry run showed."""
+    memory = f"{result.gpu_memory_gib:g}"
+    words = ["stu", "plan", config.dataset, "--scale", result.scale, "--gpu-memory", memory]
+    values = {
+        "--plan": config.plan_name,
+        "--pretrained": config.pretrained,
+        "--folds": config.num_folds,
+        "--group-by": config.group_by,
+    }
+    words += [str(word) for flag, value in values.items() if value is not None for word in (flag, value)]
+    words += [word for name in config.configurations for word in ("--configuration", name)]
+    return [*words, "--stratify"] if config.stratify else words
 
 
 def _name_dataset(config: PlanConfig, result: PlanResult) -> str:

@@ -12,15 +12,25 @@ from pathlib import Path
 from stu_pipeline.datasets.cases import Case, list_notes, list_training_cases
 from stu_pipeline.datasets.dataset_json import DatasetJson, read_dataset_json
 from stu_pipeline.datasets.inspection import CaseReport, Inspection, Observer
+from stu_pipeline.datasets.reading import read_header
 from stu_pipeline.datasets.statistics import MAX_POINTS
 from stu_pipeline.errors import DataError
+from stu_pipeline.host import count_usable_cores, measure_free_ram_gib
 from stu_pipeline.workers import run_in_workers
 
-__all__ = ["CaseReport", "DatasetReport", "check_dataset", "choose_max_points", "require_dataset"]
+__all__ = ["CaseReport", "DatasetReport", "check_dataset", "choose_max_points", "choose_num_workers", "require_dataset"]
 
 # Quantiles of all cases together that are held in memory, per channel: 64 MiB as float32.
 _MAX_POINTS_TOGETHER = 2**24
 _MIN_POINTS = 1024
+# Below this, starting workers takes longer than the reading.
+_SMALL_DATASET_BYTES = 4 * 2**20
+# Compressed sizes only hint at the number of voxels, so several headers are read.
+_NUM_LARGEST = 8
+_MEMORY_SHARE = 0.8
+_IMPORTS_GIB = 0.15
+# float32 of every channel; beside them the bytes of one file, the label map, and the foreground of one channel, twice.
+_BYTES_PER_VOXEL, _BYTES_BESIDE = 4, 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +65,8 @@ def check_dataset(
 
     Raises:
         DataError: `dataset.json` or the file listing is unusable, so that there are no cases to read.
+        StorageError: the cache cannot be written.
+        MemoryLimitError: a case does not fit the memory.
     """
     dataset_json = read_dataset_json(raw)
     cases = list_training_cases(raw, dataset_json)
@@ -93,6 +105,22 @@ def require_dataset(report: DatasetReport, raw: Path) -> DatasetReport:
     )
 
 
+def choose_num_workers(wanted: int | None, cases: Sequence[Case]) -> int:
+    """Choose how many processes inspect the cases, by cores, free memory and the largest headers; 0 means this one.
+
+    What the user asked for wins.
+    """
+    if wanted is not None:
+        return wanted
+    sizes = {case.id: _count_bytes(case) for case in cases}
+    if sum(sizes.values()) < _SMALL_DATASET_BYTES:
+        return 0
+    largest = sorted(cases, key=lambda case: -sizes[case.id])[:_NUM_LARGEST]
+    needed_gib = _IMPORTS_GIB + max(_estimate_gib(case) for case in largest)
+    fitting = int(measure_free_ram_gib() * _MEMORY_SHARE / needed_gib)
+    return max(1, min(count_usable_cores(), len(cases), fitting))
+
+
 def choose_max_points(num_cases: int) -> int:
     """Choose how many quantiles per case and channel are held in memory: fewer the more cases there are.
 
@@ -102,6 +130,21 @@ def choose_max_points(num_cases: int) -> int:
     return max(_MIN_POINTS, min(MAX_POINTS, _MAX_POINTS_TOGETHER // max(1, num_cases)))
 
 
+def _count_bytes(case: Case) -> int:
+    files = (file for file in (*case.image_files, case.label_file) if file is not None)
+    # A file that is not there is reported with the others, by the inspection.
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _estimate_gib(case: Case) -> float:
+    try:
+        grid = read_header(case.image_files[0])
+    except DataError:  # the inspection says so
+        return 0.0
+    num_channels = max(grid.num_channels, len(case.image_files))
+    return grid.num_voxels * (_BYTES_PER_VOXEL * num_channels + _BYTES_BESIDE) / 2**30
+
+
 def _inspect_all(
     inspect: Inspection, cases: Sequence[Case], num_workers: int, on_progress: Callable[[int, int], None] | None
 ) -> list[CaseReport]:
@@ -109,8 +152,10 @@ def _inspect_all(
     for outcome in run_in_workers(inspect, cases, num_workers=num_workers, name_of=lambda case: case.id):
         if outcome.result is not None:
             reports.append(outcome.result)
-        elif outcome.error is not None:
+        elif isinstance(outcome.error, DataError):
             reports.append(CaseReport(case_id=outcome.item.id, problems=(outcome.error.problem,)))
+        elif outcome.error is not None:  # a full disk or memory is no fault of the case
+            raise outcome.error
         if on_progress:
             on_progress(len(reports), len(cases))
     return sorted(reports, key=lambda report: report.case_id)

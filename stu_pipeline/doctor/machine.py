@@ -87,7 +87,7 @@ def _check_devices() -> list[MachineCheck]:
 
 
 def _check_machine(workspace: Workspace) -> list[MachineCheck]:
-    from stu_pipeline.nnunet.environment import count_usable_cores, measure_free_ram_gib
+    from stu_pipeline.host import count_usable_cores, measure_free_ram_gib
 
     ram = measure_free_ram_gib()
     return [

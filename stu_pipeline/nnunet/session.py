@@ -41,7 +41,7 @@ def choose_precision(wanted: str, device: torch.device, *, smallest_map_voxels: 
     Args:
         wanted: `auto`, `bf16`, `fp16` or `fp32`.
         device: where the network runs.
-        smallest_map_voxels: size of the deepest feature map. On the CPU, PyTorch 2.13 with several threads computes
+        smallest_map_voxels: size of the deepest feature map. On the CPU, PyTorch 2.13 computes
             wrong bf16 weight gradients for maps of a few voxels (docs/decisions/0007-cpu-bf16-needs-large-maps.md),
             so `auto` takes fp32 there.
 

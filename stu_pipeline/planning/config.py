@@ -57,7 +57,7 @@ class PlanConfig:
     dry_run: bool = False
     """Write nothing."""
     force: bool = False
-    """Replace a plan that trainings were made with."""
+    """Replace a plan that trainings were made with, and folds that nobody trained."""
     num_workers: int | None = None
     """Processes that read cases; None chooses by cores and data size."""
 

@@ -175,21 +175,28 @@ def is_same_recipe(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
         {
             name: item.micro_batch
             for name, item in _list_executions(plan).items()
-            if item.batch_dice_scope == "micro-batch"
+            if item is not None and item.batch_dice_scope == "micro-batch"
         }
         for plan in (first, second)
     ]
     return scales[0] == scales[1] and bodies[0] == bodies[1] and scopes[0] == scopes[1]
 
 
-def _list_executions(plan: Mapping[str, Any]) -> dict[str, Execution]:
+def _list_executions(plan: Mapping[str, Any]) -> dict[str, Execution | None]:
     """Return how each configuration runs; the same for a plan that says nothing and one that says 'at once'."""
     configurations = plan.get("configurations", {})
-    executions = {}
+    executions: dict[str, Execution | None] = {}
     for name in configurations:
         if "batch_size" in resolve_configuration(configurations, name):
-            executions[name] = find_execution(plan.get(STU_KEY), configurations, name)
+            executions[name] = _find_or_none(plan.get(STU_KEY), configurations, name)
     return executions
+
+
+def _find_or_none(story: Any, configurations: Mapping[str, Any], name: str) -> Execution | None:
+    try:
+        return find_execution(story, configurations, name)
+    except ValueError:  # edited by hand; it equals nothing that is planned, so planning again mends it
+        return None
 
 
 def _describe_forecasts(forecasts: Sequence[ConfigurationForecast]) -> dict[str, Any]:

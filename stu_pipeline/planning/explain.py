@@ -74,9 +74,10 @@ def _explain_accumulation(fit: Fit) -> str:
     steps = fit.execution.count_accumulation_steps(fit.batch)
     if steps == 1:
         return "accumulation: none"
-    return (
-        f"accumulation: {steps} micro-batches per optimizer step; normalisation is per sample, so it is the same step"
-    )
+    parts = f"accumulation: {steps} micro-batches per optimizer step"
+    if fit.execution.batch_dice_scope == "micro-batch":
+        return parts
+    return f"{parts}; normalisation is per sample, so it is the same step (but for voxels of an ignore label)"
 
 
 def _explain_batch_dice(fit: Fit) -> str:

@@ -12,17 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from stu_pipeline.datasets.cases import Case
 from stu_pipeline.datasets.inspection import CaseReport
 from stu_pipeline.datasets.statistics import mix_channels
 from stu_pipeline.errors import DataError
 from stu_pipeline.log import Listener, Notice, ignore_events
 from stu_pipeline.storage import read_json, write_json
 from stu_pipeline.workspace import DatasetPaths
-
-# Below this, starting workers (a second each) takes longer than the reading.
-_SMALL_DATASET_BYTES = 4 * 2**20
-_MAX_WORKERS = 16
 
 
 def build_fingerprint(reports: Sequence[CaseReport]) -> dict[str, Any]:
@@ -60,19 +55,6 @@ def store_fingerprint(dataset: DatasetPaths, content: dict[str, Any], *, listen:
     if existing is not None:
         listen(Notice(text="the dataset's fingerprint is not the one that was there: replaced"))
     write_json(path, content)
-
-
-def choose_num_workers(wanted: int | None, cases: Sequence[Case]) -> int:
-    """Choose how many processes read the cases; 0 means this one."""
-    from stu_pipeline.nnunet.environment import count_usable_cores
-
-    if wanted is not None:
-        return wanted
-    files = [file for case in cases for file in (*case.image_files, case.label_file) if file is not None]
-    # A file that is not there is reported with the others, by the inspection.
-    if sum(file.stat().st_size for file in files if file.is_file()) < _SMALL_DATASET_BYTES:
-        return 0
-    return max(1, min(count_usable_cores(), len(cases), _MAX_WORKERS))
 
 
 def _read_or_none(dataset: DatasetPaths) -> Any:

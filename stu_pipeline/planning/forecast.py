@@ -124,7 +124,7 @@ def count_work(fit: Fit) -> int:
 def apply_measurement(
     forecast: ConfigurationForecast, time: TimeModel, *, peak_gib: float | None, step_s: float, device: str
 ) -> ConfigurationForecast:
-    """Put a measured training step into a forecast; everything else stays.
+    """Put a measured training step into a forecast; the time of a prediction moves with that of a step.
 
     Args:
         forecast: of the configuration that was measured.
@@ -145,6 +145,7 @@ def apply_measurement(
         vram_gib=forecast.vram_gib if peak_gib is None else round(peak_gib, 2),
         seconds_per_epoch=_round(epoch_s),
         hours_total=_round(time.count_hours(epoch_s)),
+        predict_seconds=_round(forecast.predict_seconds * epoch_s / forecast.seconds_per_epoch),
         device=device,
         provenance=provenance,
     )

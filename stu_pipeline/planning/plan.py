@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stu_pipeline.datasets.cases import list_training_cases
-from stu_pipeline.datasets.check import DatasetReport, check_dataset, require_dataset
+from stu_pipeline.datasets.check import DatasetReport, check_dataset, choose_num_workers, require_dataset
 from stu_pipeline.datasets.dataset_json import read_dataset_json
 from stu_pipeline.datasets.splits.choice import SplitRequest
 from stu_pipeline.datasets.splits.decision import SplitDecision, decide_splits
@@ -20,7 +20,7 @@ from stu_pipeline.log import Listener, Notice, Progress, ignore_events, log_to_f
 from stu_pipeline.planning.budget import Budget, choose_budget
 from stu_pipeline.planning.choose import PlanInput, Proposal, propose
 from stu_pipeline.planning.config import Action, PlanConfig, PlanResult
-from stu_pipeline.planning.fingerprint import build_fingerprint, choose_num_workers, store_fingerprint
+from stu_pipeline.planning.fingerprint import build_fingerprint, store_fingerprint
 from stu_pipeline.planning.probe import measure_proposal
 from stu_pipeline.planning.source import open_source
 from stu_pipeline.planning.writing import decide_action, prepare_folder, read_existing, sweep_leftovers, write_plan
@@ -147,7 +147,7 @@ def _write(
     )
     if action == "replaced":
         listen(Notice(text=f"plan '{proposal.plan_name}' differs from the one that was there: replaced"))
-    if action != "unchanged":
+    if action != "unchanged" or config.probe:  # what was measured goes into the story of the same plan
         write_plan(dataset, proposal.raw, config)
     return action
 

@@ -12,6 +12,7 @@ from stu_pipeline.datasets.forms.folder_pair import FolderPair
 from stu_pipeline.datasets.forms.importing import find_import, import_dataset
 from stu_pipeline.datasets.forms.recognise import recognise_form
 from stu_pipeline.errors import DataError
+from stu_pipeline.host import count_usable_cores
 from stu_pipeline.log import Listener
 from stu_pipeline.planning.config import PlanConfig
 from stu_pipeline.workspace import DatasetPaths, Workspace, find_dataset, open_workspace, use_workspace
@@ -44,7 +45,7 @@ def open_source(config: PlanConfig, *, listen: Listener) -> Iterator[DatasetPath
 
 
 def _import(source: Path | FolderPair, workspace: Workspace, config: PlanConfig, listen: Listener) -> DatasetPaths:
-    workers = config.num_workers or 0
+    workers = count_usable_cores() if config.num_workers is None else config.num_workers
     folder = import_dataset(source, workspace=workspace, name=config.dataset_name, num_workers=workers, listen=listen)
     return find_dataset(os.fspath(folder), workspace)
 

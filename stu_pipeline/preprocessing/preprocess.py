@@ -122,7 +122,7 @@ def preprocess(config: PreprocessConfig, *, listen: Listener = ignore_events) ->
 
 def _preprocess_configuration(work: _Work, configuration: str, result: PreprocessResult) -> None:
     """Preprocess one configuration and enter what was done into the result."""
-    from stu_pipeline.nnunet.environment import count_usable_cores
+    from stu_pipeline.host import count_usable_cores
     from stu_pipeline.preprocessing.case_store import CaseStore
     from stu_pipeline.preprocessing.reuse import Reuse, decide_reuse
 

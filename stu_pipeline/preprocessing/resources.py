@@ -65,7 +65,7 @@ def choose_num_workers(wanted: int | None, sizes: Mapping[str, CaseSize]) -> int
     Raises:
         MemoryLimitError: not even one process with the largest case fits; the case is named.
     """
-    from stu_pipeline.nnunet.environment import count_usable_cores, measure_free_ram_gib
+    from stu_pipeline.host import count_usable_cores, measure_free_ram_gib
 
     return fit_workers(wanted, sizes, num_cores=count_usable_cores(), free_gib=measure_free_ram_gib())
 

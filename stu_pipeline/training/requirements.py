@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stu_pipeline.datasets.splits.files import read_splits
 from stu_pipeline.errors import DataError, UsageError
 from stu_pipeline.training.config import TrainConfig
 from stu_pipeline.workspace import DatasetPaths, next_stage_folder
@@ -102,10 +103,11 @@ def _require_previous_stage(dataset: DatasetPaths, plan: PlanFile, configuration
     data = dataset.data_folder(plan.configuration(configuration).data_identifier)
     missing = [case for case in _list_cases(dataset, data) if not (source / f"{case}.b2nd").is_file()]
     if missing:
+        folds = ",".join(str(fold) for fold in range(len(read_splits(dataset.splits))))
         raise DataError(
             f"configuration '{configuration}' needs predictions of '{previous}', {len(missing)} cases are missing",
             where=source,
             hint=f"train all folds of {previous} first: "
-            f"stu train {dataset.name} --plan {plan.name} --configuration {previous} --fold 0,1,2,3,4",
+            f"stu train {dataset.name} --plan {plan.name} --configuration {previous} --fold {folds}",
             details=tuple(missing[:10]),
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stu_pipeline.errors import StoppedError, UsageError
+from stu_pipeline.errors import MemoryLimitError, StoppedError, UsageError
 from stu_pipeline.log import Listener, Notice, ignore_events, log_to_file
 from stu_pipeline.nnunet.events import EpochDone
 from stu_pipeline.records import describe, write_record
@@ -86,7 +86,8 @@ def train(config: TrainConfig, *, listen: Listener = ignore_events) -> TrainResu
 
 
 def _run(job: _Job, listen: Listener) -> None:
-    from stu_pipeline.nnunet.environment import count_usable_cores, engine_environment
+    from stu_pipeline.host import count_usable_cores
+    from stu_pipeline.nnunet.environment import engine_environment
     from stu_pipeline.nnunet.output import engine_output
     from stu_pipeline.nnunet.session import choose_device, choose_precision, open_trainer
 
@@ -130,6 +131,7 @@ def _run(job: _Job, listen: Listener) -> None:
 
 
 def _train_and_validate(trainer: nnUNetTrainer, job: _Job, story: RunStory, stop: StopFlag) -> None:
+    from stu_pipeline.nnunet.memory_meter import is_out_of_memory
     from stu_pipeline.nnunet.trainer import StopTrainingError
     from stu_pipeline.nnunet.validation import validate_fold
 
@@ -152,6 +154,14 @@ def _train_and_validate(trainer: nnUNetTrainer, job: _Job, story: RunStory, stop
             where=paths.folder,
             hint="run the same command to continue",
         ) from None
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryLimitError(
+            f"memory ran out in epoch {trainer.current_epoch}: {str(error).splitlines()[0]}",
+            where=paths.folder,
+            hint=f"plan for less: stu plan {job.dataset.name} --plan NAME --gpu-memory GIB",
+        ) from error
     finally:
         if is_training:
             trainer.close_loaders()

@@ -24,7 +24,7 @@ DATASET_ID = 901
 PLAN = "stuSPlans"
 REPOSITORY = Path(__file__).parents[2]
 # Locks and logs are no results; a failed run may leave them.
-_NO_RESULTS = ("*.lock", ".lock", "*.log")
+_NO_RESULTS = ("*.lock", ".lock", "*.log", "*/.inspections/*")
 
 
 @dataclass(frozen=True)

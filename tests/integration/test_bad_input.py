@@ -234,6 +234,18 @@ def test_a_full_disk_stops_training_and_keeps_the_last_checkpoint(tiny: Tiny, tr
     _require_no_leftovers(model)
 
 
+def test_memory_that_runs_out_in_a_training_is_explained(tiny: Tiny, tmp_path, capfd, monkeypatch):
+    def run_out(*unused, **also_unused):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr("stu_pipeline.nnunet.trainer.accumulate_gradients", run_out)
+    workspace = make_workspace(tiny.workspace.raw.parent, results=tmp_path / "results")
+    command = ("train", DATASET_ID, "--scale", "S", "--fold", 0, "--epochs", 1, "--iterations", 1, "--device", "cpu")
+    assert run_stu(workspace, *command, "--workers", 0) == 6
+    error = _read_error(capfd)
+    assert "memory ran out in epoch 0" in error and "--gpu-memory" in error
+
+
 def test_a_full_disk_stops_a_prediction_and_the_same_command_goes_on(workspace, model, tmp_path, capfd):
     # Random weights make masks of noise, which no compression makes smaller than the limit.
     images = write_tiny_dataset(tmp_path / "images", 904, num_cases=3, shape=(16, 32, 32)) / "imagesTr"

@@ -22,7 +22,7 @@ HEAVY = (
 )  # fmt: skip
 # Parts of the package that each part may import, function-level imports included. Stages are not in any stage's list.
 # `stu_pipeline` stands for the package itself (the public names and the version).
-FOUNDATION = {"errors", "storage", "workspace", "records", "log", "workers"}
+FOUNDATION = {"errors", "storage", "workspace", "records", "log", "workers", "host"}
 PLAN_PARTS = {"planfile", "plan_architecture", "plan_execution", "preprocessed_size"}
 SHARED = FOUNDATION | {"datasets", "networks", "nnunet"} | PLAN_PARTS
 ALLOWED = {
@@ -31,6 +31,7 @@ ALLOWED = {
     "workspace": {"errors", "run_paths"},
     "run_paths": set(),
     "log": set(),
+    "host": set(),
     "records": {"errors", "storage"},
     "workers": {"errors"},
     "networks": {"errors"},
@@ -46,7 +47,7 @@ ALLOWED = {
     "stu_pipeline": {"errors", *STAGES},
 }
 # The commands use the public names; beside them what draws, names paths, and light configs and events.
-CLI_ALLOWED = {"stu_pipeline", "cli", "errors", "log", "records", "workspace", "doctor"}
+CLI_ALLOWED = {"stu_pipeline", "cli", "errors", "host", "log", "records", "workspace", "doctor"}
 CLI_ALLOWED_MODULES = {
     "stu_pipeline.nnunet.environment",
     "stu_pipeline.nnunet.events",

@@ -22,9 +22,8 @@ from stu_pipeline.log import Listener, Notice, Progress, ignore_events
 from stu_pipeline.records import describe
 from stu_pipeline.storage import measure_free_gib, read_json, write_json
 from stu_pipeline.workers import run_in_workers
-from stu_pipeline.workspace import split_dataset_name
+from stu_pipeline.workspace import fix_record, split_dataset_name
 
-RECORD_NAME = "stu_doctor_fix.json"
 _SCHEMA = 1
 _MAX_NAMED = 8
 
@@ -115,7 +114,7 @@ def write_fixed_copy(
         mended=_list_changes(source, changes, mends),
         undecided=_list_undecided(examination, mends),
     )
-    write_json(target / RECORD_NAME, outcome.describe())
+    write_json(fix_record(target), outcome.describe())
     write_json(target / "dataset.json", content)
     if split_dataset_name(target.name) is None:
         listen(Notice(text=f"name the copy 'DatasetNNN_Name' before planning, it is '{target.name}'", is_warning=True))

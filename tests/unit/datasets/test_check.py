@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stu_pipeline.datasets.check import check_dataset, require_dataset
-from stu_pipeline.errors import DataError
+from stu_pipeline.datasets.cases import list_training_cases
+from stu_pipeline.datasets.check import check_dataset, choose_num_workers, require_dataset
+from stu_pipeline.datasets.dataset_json import read_dataset_json
+from stu_pipeline.errors import DataError, StorageError
 from tests import synthetic
 
 
@@ -108,3 +110,23 @@ def test_two_channels_of_one_picture_are_counted(tmp_path):
     content = {"labels": {"background": 0, "a": 1, "b": 2}, "numTraining": 2, "file_ending": ".png"}
     synthetic.write_dataset_json(folder, channel_names={"0": "R", "1": "G", "2": "B"}, **content)
     assert "have 1 channels, dataset.json names 3" in check_dataset(folder, num_workers=0).problems[0]
+
+
+def test_workers_are_chosen_by_size_and_memory(tmp_path, monkeypatch):
+    folder = synthetic.write_tiny_dataset(tmp_path, num_cases=3)
+    cases = list_training_cases(folder, read_dataset_json(folder))
+    assert choose_num_workers(None, cases) == 0
+    assert choose_num_workers(5, cases) == 5
+    monkeypatch.setattr("stu_pipeline.datasets.check._SMALL_DATASET_BYTES", 0)
+    monkeypatch.setattr("stu_pipeline.datasets.check.count_usable_cores", lambda: 2)
+    monkeypatch.setattr("stu_pipeline.datasets.check.measure_free_ram_gib", lambda: 64.0)
+    assert choose_num_workers(None, cases) == 2
+    monkeypatch.setattr("stu_pipeline.datasets.check.measure_free_ram_gib", lambda: 0.2)
+    assert choose_num_workers(None, cases) == 1
+
+
+def test_a_full_disk_is_no_fault_of_the_cases(tmp_path):
+    folder = synthetic.write_tiny_dataset(tmp_path, num_cases=1)
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    with pytest.raises(StorageError):
+        check_dataset(folder, num_workers=0, cache=tmp_path / "cache")

@@ -12,7 +12,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from stu_pipeline.datasets.reading import read_image, read_label_map
 from stu_pipeline.doctor.examine import examine_dataset
-from stu_pipeline.doctor.mending.fix import RECORD_NAME, require_target, write_fixed_copy
+from stu_pipeline.doctor.mending.fix import require_target, write_fixed_copy
 from stu_pipeline.errors import DataError, StorageError, UsageError
 from stu_pipeline.log import Notice
 from stu_pipeline.storage import hash_file
@@ -34,7 +34,7 @@ def fix(dataset, tmp_path, **options):
 def test_a_sound_dataset_is_copied_byte_for_byte(dataset, tmp_path):
     outcome, after = fix(dataset, tmp_path)
     copied = hash_tree(outcome.folder)
-    copied.pop(RECORD_NAME)
+    copied.pop("stu_doctor_fix.json")
     original = hash_tree(dataset.folder)
     assert {name: copied[name] for name in original if name != "dataset.json"} == {
         name: value for name, value in original.items() if name != "dataset.json"

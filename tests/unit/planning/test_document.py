@@ -87,6 +87,14 @@ def test_a_plan_that_says_nothing_about_execution_equals_one_that_says_at_once()
     assert is_same_recipe(silent, split)
 
 
+def test_an_execution_that_makes_no_sense_equals_none_that_is_planned() -> None:
+    configurations = {"3d_fullres": {"batch_size": 2, "batch_dice": False}}
+    silent = {"configurations": configurations, "stu": {"scale": "B"}}
+    broken = {**silent, "stu": {"scale": "B", "execution": {"3d_fullres": {"micro_batch": 99}}}}
+    assert not is_same_plan(silent, broken)
+    assert is_same_recipe(silent, broken)
+
+
 def test_splitting_batch_dice_is_another_recipe() -> None:
     configurations = {"3d_fullres": {"batch_size": 2, "batch_dice": True}}
     whole = {"configurations": configurations, "stu": {"scale": "B"}}

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stu_pipeline.datasets.cases import Case
 from stu_pipeline.datasets.inspection import CaseReport
 from stu_pipeline.datasets.statistics import measure_case
 from stu_pipeline.errors import DataError
 from stu_pipeline.log import Notice
-from stu_pipeline.planning.fingerprint import build_fingerprint, choose_num_workers, store_fingerprint
+from stu_pipeline.planning.fingerprint import build_fingerprint, store_fingerprint
 from stu_pipeline.storage import read_json
 from stu_pipeline.workspace import DatasetPaths, Workspace
 
@@ -58,14 +57,3 @@ def test_replacing_a_fingerprint_is_said(dataset: DatasetPaths) -> None:
     assert events == [] and read_json(dataset.fingerprint) == content
     store_fingerprint(dataset, {**content, "spacings": []}, listen=events.append)
     assert [isinstance(event, Notice) for event in events] == [True]
-
-
-def test_small_data_is_read_in_this_process(dataset: DatasetPaths) -> None:
-    small, large = dataset.raw / "a_0000.nii", dataset.raw / "b_0000.nii"
-    small.write_bytes(b"x")
-    with large.open("wb") as stream:
-        stream.truncate(2**23)
-    assert choose_num_workers(None, [Case(id="a", image_files=(small,))]) == 0
-    assert choose_num_workers(None, [Case(id="b", image_files=(large,))]) == 1
-    assert choose_num_workers(5, [Case(id="a", image_files=(small,))]) == 5
-    assert choose_num_workers(None, [Case(id="c", image_files=(dataset.raw / "gone_0000.nii",))]) == 0

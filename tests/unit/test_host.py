@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from stu_pipeline.nnunet import environment
-from stu_pipeline.nnunet.environment import count_usable_cores, measure_free_ram_gib
+from stu_pipeline.host import count_usable_cores, measure_free_ram_gib
 
 GIB = 2**30
 
 
 @pytest.fixture
 def container(tmp_path, monkeypatch):
-    monkeypatch.setattr(environment, "_CONTAINER", tmp_path)
+    monkeypatch.setattr("stu_pipeline.host._CONTAINER", tmp_path)
     return tmp_path
 
 
