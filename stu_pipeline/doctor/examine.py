@@ -12,6 +12,8 @@ from pathlib import Path
 
 from stu_pipeline.datasets.cases import Case, list_training_cases
 from stu_pipeline.datasets.dataset_json import DatasetJson, parse_dataset_json, read_dataset_json
+from stu_pipeline.datasets.forms.decathlon import take_decathlon
+from stu_pipeline.datasets.forms.recognise import recognise_form
 from stu_pipeline.datasets.inspection import CaseReport, Inspection
 from stu_pipeline.doctor.finding import ACTIONS, ActionGroup, Finding, count_findings, group_findings
 from stu_pipeline.doctor.hard_problems import sort_problem, sort_warning
@@ -87,6 +89,8 @@ def examine_dataset(folder: Path, *, num_workers: int = 0, listen: Listener = ig
         for text in report.warnings
         if text != "has no foreground"  # said once for all such cases
     ]
+    harmless = _list_harmless(folder)
+    findings = [_soften(finding) if finding.action in harmless else finding for finding in findings]
     sound = [report for report in reports if report.observation is not None]
     suspicions, corrections = judge_alignment(sound)
     findings += [*suspicions, *_compare_cases(sound, description)]
@@ -116,6 +120,23 @@ def _read_description(folder: Path) -> tuple[DatasetJson | None, list[Finding]]:
         return (parse_dataset_json(mended.content, path) if mended else None), findings
     except StuError:
         return None, findings
+
+
+def _list_harmless(folder: Path) -> tuple[str, ...]:
+    """List the actions that only say that a folder has another form, when `stu plan` takes it as it is."""
+    try:
+        inventory = take_decathlon(folder) if recognise_form(folder).is_foreign else None
+    except StuError:
+        return ()
+    if inventory is None:
+        return ()
+    # Channels in one 4D file are split by the import.
+    return ("describe", "complete", *(("convert",) if inventory.must_split else ()))
+
+
+def _soften(finding: Finding) -> Finding:
+    hint = "stu plan takes this task as it is; --fix writes it in nnU-Net v2's form"
+    return replace(finding, severity="note", hint=hint)
 
 
 def _list_cases(folder: Path, description: DatasetJson) -> tuple[list[Case], list[str]]:

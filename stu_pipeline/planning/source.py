@@ -41,7 +41,9 @@ def open_source(config: PlanConfig, *, listen: Listener) -> Iterator[DatasetPath
         yield find_dataset(os.fspath(known), workspace)
         return
     with tempfile.TemporaryDirectory(prefix="stu-dry-run-") as scratch, use_workspace(Path(scratch)) as fresh:
-        yield _import(foreign, fresh, config, listen)
+        folder = _import(foreign, fresh, config, listen).raw
+        # What is planned and would be written is shown where it would really be.
+        yield find_dataset(os.fspath(folder), workspace)
 
 
 def _import(source: Path | FolderPair, workspace: Workspace, config: PlanConfig, listen: Listener) -> DatasetPaths:

@@ -88,7 +88,12 @@ def test_the_page_and_the_copy_are_written(folder, tmp_path, capsys):
 
 
 def test_a_mended_problem_is_no_failure_of_the_copy(folder, tmp_path, capsys):
-    content = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "a", "2": "b"}}
+    # Labels the wrong way round in an otherwise new description: no form that could be imported.
+    content = {
+        "channel_names": {"0": "CT"},
+        "labels": {"0": "background", "1": "a", "2": "b"},
+        "file_ending": ".nii.gz",
+    }
     write_dataset_json(folder, **content)
     copy = tmp_path / "Dataset902_Fixed"
     assert run(["doctor", str(folder), "--workers", "0", "--fix", str(copy), "--json"]) == 0

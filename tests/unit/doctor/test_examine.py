@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -194,6 +196,25 @@ def test_an_old_description_is_a_problem_and_the_cases_are_read_all_the_same(dat
     (dataset.folder / "dataset.json").write_text(content)
     examination = examine_dataset(dataset.folder)
     assert [finding.action for finding in examination.findings] == ["describe"] and examination.num_cases == 10
+
+
+def test_a_task_that_can_be_planned_as_it_is_has_notes_only(dataset):
+    names = sorted(path.name for path in (dataset.folder / "labelsTr").iterdir())
+    for name in names:
+        image = dataset.folder / "imagesTr" / name.replace(".nii.gz", "_0000.nii.gz")
+        image.rename(image.with_name(name))
+    content = {
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "1": "big", "2": "small"},
+        "numTraining": len(names),
+        "training": [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names],
+        "test": [],
+    }
+    (dataset.folder / "dataset.json").write_text(json.dumps(content))
+    examination = examine_dataset(dataset.folder)
+    assert examination.num_problems == 0 and examination.num_cases == len(names)
+    assert {finding.action for finding in examination.findings} == {"describe", "complete"}
+    assert all("stu plan takes this task as it is" in finding.hint for finding in examination.findings)
 
 
 def test_a_description_that_is_no_json_is_one_problem(dataset):
