@@ -27,6 +27,8 @@ from stu_pipeline.errors import DataError
 __all__ = ["Grid", "Volume", "check_same_grid", "read_channels", "read_header", "read_image", "read_label_map"]
 
 MAX_LABEL = 65535
+# Float32 holds the sum of squares of 2**31 voxels up to 4e14; real intensities end far below this.
+MAX_INTENSITY = 1e12
 # A label stored as a float may be off by rounding; more than this is not a label.
 LABEL_TOLERANCE = 1e-3
 _MAX_BYTE = 255
@@ -64,6 +66,7 @@ def read_image(path: Path) -> Volume:
         array = voxels.astype(np.float32, copy=False)
     if voxels.dtype.kind == "f":
         _require_finite(path, array)
+        _require_measured(path, array)
     return Volume(array=np.ascontiguousarray(array), grid=grid)
 
 
@@ -162,6 +165,20 @@ def _require_file(path: Path) -> str:
     if path.stat().st_size == 0:
         raise DataError(f"'{path.name}' is empty", where=path.parent, hint="copy or export the file again")
     return ending
+
+
+def _require_measured(path: Path, array: npt.NDArray[np.float32]) -> None:
+    """Refuse values in `(c, z, y, x)` that no scanner makes: squares overflow, and a z-score erases the image."""
+    if max(-float(array.min()), float(array.max())) <= MAX_INTENSITY:
+        return
+    wrong = np.abs(array) > MAX_INTENSITY
+    channel = int(np.argmax(wrong.any(axis=(1, 2, 3))))
+    raise DataError(
+        f"'{path.name}' has {int(wrong.sum())} voxels beyond {MAX_INTENSITY:g}, "
+        f"first at {_show_first(wrong[channel])}: {float(array[channel][wrong[channel]][0]):g}",
+        where=path.parent,
+        hint="replace them with a value of the background, and check scl_slope and scl_inter",
+    )
 
 
 def _require_finite(path: Path, array: npt.NDArray[np.generic]) -> None:

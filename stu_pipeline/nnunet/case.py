@@ -100,6 +100,7 @@ def prepare_case(model: EngineModel, raw: RawCase, previous_mask: Array | None =
         DataError: the case cannot be preprocessed.
         MemoryLimitError: it does not fit the memory.
     """
+    _require_voxels_left(model, raw)
     seg = None if previous_mask is None else previous_mask[None].astype(np.float32)
     preprocessor = model.configuration.preprocessor_class(verbose=False)
     with _engine_errors(raw.case):
@@ -175,6 +176,27 @@ def _restore_grid(model: EngineModel, mask: Array, properties: dict[str, Any]) -
 
 def _crop_slices(properties: dict[str, Any]) -> tuple[slice, ...]:
     return tuple(slice(int(low), int(high)) for low, high in properties["bbox_used_for_cropping"])
+
+
+def _require_voxels_left(model: EngineModel, raw: RawCase) -> None:
+    """Refuse an image that resampling would leave without a voxel along some axis; cropping only makes it smaller."""
+    axes = model.plans.transpose_forward
+    shape = [raw.array.shape[1 + axis] for axis in axes]
+    spacing = [float(raw.properties["spacing"][axis]) for axis in axes]
+    target = list(model.configuration.spacing)
+    target = [spacing[0], *target] if len(target) < NUM_AXES else target
+    if all(round(size * step / wanted) >= 1 for size, step, wanted in zip(shape, spacing, target, strict=True)):
+        return
+    raise DataError(
+        f"case '{raw.case.id}' has no voxel left at the model's spacing {_show(target)} mm: "
+        f"{'x'.join(map(str, shape))} voxels of {_show(spacing)} mm",
+        where=raw.case.image_files[0].parent,
+        hint="correct the voxel size in the header, or use a model for images of this size",
+    )
+
+
+def _show(values: list[float]) -> str:
+    return " x ".join(f"{value:g}" for value in values)
 
 
 def _read_reoriented(model: EngineModel, case: Case, grid: Grid) -> RawCase:

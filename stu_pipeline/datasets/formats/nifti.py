@@ -107,7 +107,7 @@ def _parse(start: bytes, path: Path) -> tuple[_Record, _Order]:
         )
     if _HEADER_SIZE not in sizes.values() or len(start) < _HEADER_SIZE:
         raise damaged(path, f"is not a NIfTI file (it starts with {start[:8]!r})")
-    if start[344:347] != b"n+1":
+    if start[344:348] != b"n+1\0":
         raise damaged(path, "is not a single-file NIfTI (its magic is missing)")
     order = next(order for order, size in sizes.items() if size == _HEADER_SIZE)
     record: _Record = np.frombuffer(start, dtype=_LAYOUT.newbyteorder(order))[0]

@@ -225,9 +225,14 @@ def test_a_scale_that_overflows_is_not_background(tmp_path, noise):
         read_image(huge)
 
 
-def test_finite_voxels_whose_sum_overflows_are_fine(tmp_path):
-    array = np.full((3, 3, 3), np.finfo(np.float32).max)
-    assert np.isfinite(read_image(synthetic.write_volume(tmp_path / "a.nii.gz", array)).array).all()
+def test_voxels_that_no_scanner_makes_are_refused(tmp_path):
+    # A z-score would turn the whole image into zeros: the variance overflows.
+    array = np.ones((3, 4, 5), np.float32)
+    array[1, 2, 3] = -1e30
+    with pytest.raises(DataError, match=r"has 1 voxels beyond 1e\+12, first at \(z, y, x\) = \(1, 2, 3\): -1e\+30"):
+        read_image(synthetic.write_volume(tmp_path / "a.nii.gz", array))
+    array[1, 2, 3] = 1e12
+    assert read_image(synthetic.write_volume(tmp_path / "b.nii.gz", array)).array.max() == np.float32(1e12)
 
 
 @pytest.mark.parametrize(
