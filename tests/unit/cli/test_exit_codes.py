@@ -171,7 +171,9 @@ def test_a_reader_that_goes_away_is_not_a_bug_report():
 
 def test_ctrl_c_in_a_real_process_leaves_no_traceback(tmp_path):
     code = (
-        "import sys, time, stu_pipeline.cli.app as a, stu_pipeline.cli as c\n"
+        "import signal, sys, time, stu_pipeline.cli.app as a, stu_pipeline.cli as c\n"
+        # A shell starts what runs in its background with this signal ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def wait() -> None:\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(30)\n"

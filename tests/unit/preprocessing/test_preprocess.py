@@ -264,9 +264,9 @@ def test_a_killed_worker_is_named_with_its_case_and_the_others_are_kept(dataset)
 
 
 def test_one_case_that_does_not_fit_the_memory_is_refused_up_front(dataset, monkeypatch):
-    from stu_pipeline.nnunet import environment
+    from stu_pipeline import host
 
-    monkeypatch.setattr(environment, "measure_free_ram_gib", lambda: 0.001)
+    monkeypatch.setattr(host, "measure_free_ram_gib", lambda: 0.001)
     with pytest.raises(MemoryLimitError, match=r"case 'case_002' needs about \d+\.\d GiB of memory, 0\.0 GiB are free"):
         run(dataset, num_workers=1)
 
