@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from stu_pipeline.cli import plan_options as flags
 from stu_pipeline.cli.options import (
     DebugOption,
     JsonOption,
@@ -24,67 +23,26 @@ if TYPE_CHECKING:
     from stu_pipeline.cli.console import Console
 
 _DEFAULTS = PlanConfig(dataset="DATASET")
-_IMPORT = "Two folders instead of a dataset"
-_FOLDS = "Folds"
 
 
 def plan_command(
-    dataset: Annotated[
-        str,
-        typer.Argument(help="Id (4), name (Dataset004_Hippocampus) or path: nnU-Net v2, Decathlon or nnU-Net v1."),
-    ] = "",
-    scale: Annotated[str, typer.Option("--scale", help="auto, S, B, L or H.")] = _DEFAULTS.scale,
-    gpu_memory: Annotated[
-        float | None,
-        typer.Option("--gpu-memory", help="GPU memory to plan for in GiB (default: the GPU here, else 8)."),
-    ] = _DEFAULTS.gpu_memory_gib,
-    pretrained: Annotated[
-        Path | None, typer.Option("--pretrained", help="Weights the training will start from; decides the auto scale.")
-    ] = _DEFAULTS.pretrained,
-    plan: Annotated[str | None, typer.Option("--plan", help="Name of the plan (default: stu<scale>Plans).")] = None,
-    configuration: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--configuration", help="What to preprocess, repeatable (default: 3d_fullres, or 2d for flat data)."
-        ),
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option("--images", help="Folder of images.", rich_help_panel=_IMPORT)
-    ] = _DEFAULTS.images,
-    labels: Annotated[
-        Path | None, typer.Option("--labels", help="Folder of their label maps.", rich_help_panel=_IMPORT)
-    ] = _DEFAULTS.labels,
-    dataset_name: Annotated[
-        str | None, typer.Option("--dataset-name", help="What to call an imported dataset.", rich_help_panel=_IMPORT)
-    ] = _DEFAULTS.dataset_name,
-    channels: Annotated[
-        str, typer.Option("--channels", help="Names of the channels: CT, or T1,T2.", rich_help_panel=_IMPORT)
-    ] = _DEFAULTS.channels,
-    folds: Annotated[
-        int | None, typer.Option("--folds", help="Number of folds (default: five).", rich_help_panel=_FOLDS)
-    ] = _DEFAULTS.num_folds,
-    group_by: Annotated[
-        str | None,
-        typer.Option(
-            "--group-by",
-            help="Keep patients together: a pattern for the patient in a case id, or a CSV with case,group.",
-            rich_help_panel=_FOLDS,
-        ),
-    ] = _DEFAULTS.group_by,
-    stratify: Annotated[
-        bool, typer.Option("--stratify", help="Spread rare labels over the folds.", rich_help_panel=_FOLDS)
-    ] = _DEFAULTS.stratify,
-    probe: Annotated[
-        bool, typer.Option("--probe", help="Measure a few training steps on this machine.")
-    ] = _DEFAULTS.probe,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, write nothing.")] = _DEFAULTS.dry_run,
-    preprocess: Annotated[
-        bool, typer.Option("--preprocess/--no-preprocess", help="Preprocess the cases once the plan is written.")
-    ] = True,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Replace a plan that trainings used, and folds that nobody trained."),
-    ] = _DEFAULTS.force,
+    dataset: flags.DatasetOrNothing = "",
+    scale: flags.ScaleOption = _DEFAULTS.scale,
+    gpu_memory: flags.GpuMemoryOption = _DEFAULTS.gpu_memory_gib,
+    pretrained: flags.PretrainedOption = _DEFAULTS.pretrained,
+    plan: flags.PlanNameOption = None,
+    configuration: flags.ConfigurationsOption = None,
+    images: flags.ImagesOption = _DEFAULTS.images,
+    labels: flags.LabelsOption = _DEFAULTS.labels,
+    dataset_name: flags.DatasetNameOption = _DEFAULTS.dataset_name,
+    channels: flags.ChannelsOption = _DEFAULTS.channels,
+    folds: flags.FoldsOption = _DEFAULTS.num_folds,
+    group_by: flags.GroupByOption = _DEFAULTS.group_by,
+    stratify: flags.StratifyOption = _DEFAULTS.stratify,
+    probe: flags.ProbeOption = _DEFAULTS.probe,
+    dry_run: flags.DryRunOption = _DEFAULTS.dry_run,
+    preprocess: flags.PreprocessOption = True,
+    force: flags.ForceOption = _DEFAULTS.force,
     workers: WorkersOption = _DEFAULTS.num_workers,
     json: JsonOption = False,
     verbose: VerboseOption = 0,

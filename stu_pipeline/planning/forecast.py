@@ -10,7 +10,7 @@ from typing import Any
 from stu_pipeline.networks.cost import count_multiply_adds
 from stu_pipeline.networks.scales import SCALES
 from stu_pipeline.planning.config import ConfigurationForecast
-from stu_pipeline.planning.fit import Fit
+from stu_pipeline.planning.fit import Demand, Fit
 from stu_pipeline.planning.host_memory import (
     CaseSizes,
     count_tiles,
@@ -63,29 +63,14 @@ def forecast_configuration(
         data_identifier: folder of its preprocessed data.
         decisions: how it came to be, a line each.
     """
-    demand = fit.demand
-    num_stored = demand.num_channels - demand.num_mask_channels
-    voxels = count_case_voxels(demand.median_shape, original_median_shape)
-    sizes = CaseSizes(
-        original_voxels=float(math.prod(original_median_shape)),
-        resampled_voxels=voxels,
-        num_channels=num_stored,
-        num_mask_channels=demand.num_mask_channels,
-        num_outputs=demand.num_classes,
-    )
-    multiply_adds = count_work(fit)
+    demand, work = fit.demand, count_work(fit)
+    sizes = _measure_sizes(demand, original_median_shape)
     epoch_s = known.time.forecast_epoch_s(
-        multiply_adds, batch=fit.batch, activation_checkpointing=fit.execution.activation_checkpointing
+        work, batch=fit.batch, activation_checkpointing=fit.execution.activation_checkpointing
     )
-    tiles = count_tiles(demand.median_shape, fit.patch) * round(voxels / math.prod(demand.median_shape))
-    ram_gib = forecast_training_ram_gib(
-        known.host,
-        patch=fit.patch,
-        batch=fit.batch,
-        num_channels=num_stored,
-        num_mask_channels=demand.num_mask_channels,
+    disk_gib = forecast_preprocessed_gib(
+        voxels_per_case=sizes.resampled_voxels, num_channels=sizes.num_channels, num_cases=num_cases
     )
-    disk_gib = forecast_preprocessed_gib(voxels_per_case=voxels, num_channels=num_stored, num_cases=num_cases)
     return ConfigurationForecast(
         name=demand.configuration,
         patch=fit.patch,
@@ -96,16 +81,44 @@ def forecast_configuration(
         vram_gib=round(fit.forecast_gib, 2),
         data_identifier=data_identifier,
         disk_gib=round(disk_gib, 3),
-        host_ram_gib=round(ram_gib, 1),
+        host_ram_gib=round(_forecast_training_ram(fit, known, sizes), 1),
         seconds_per_epoch=_round(epoch_s),
         hours_total=_round(known.time.count_hours(epoch_s)),
         checkpoint_gib=round(forecast_checkpoints_gib(known.host, fit.num_parameters), 2),
         predict_ram_gib=round(forecast_prediction_ram_gib(known.host, sizes), 1),
-        predict_seconds=_round(tiles * 2 ** len(fit.patch) * known.time.forecast_forward_s(multiply_adds)),
+        predict_seconds=_round(_count_passes(fit, sizes) * known.time.forecast_forward_s(work)),
         device=known.time.device,
         provenance=_list_provenance(fit, known),
         decisions=tuple(decisions),
     )
+
+
+def _measure_sizes(demand: Demand, original_median_shape: Sequence[float]) -> CaseSizes:
+    return CaseSizes(
+        original_voxels=float(math.prod(original_median_shape)),
+        resampled_voxels=count_case_voxels(demand.median_shape, original_median_shape),
+        num_channels=demand.num_channels - demand.num_mask_channels,
+        num_mask_channels=demand.num_mask_channels,
+        num_outputs=demand.num_classes,
+    )
+
+
+def _forecast_training_ram(fit: Fit, known: Coefficients, sizes: CaseSizes) -> float:
+    return forecast_training_ram_gib(
+        known.host,
+        patch=fit.patch,
+        batch=fit.batch,
+        num_channels=sizes.num_channels,
+        num_mask_channels=sizes.num_mask_channels,
+    )
+
+
+def _count_passes(fit: Fit, sizes: CaseSizes) -> int:
+    """Count the forward passes of a prediction: tiles (in every slice, when flat) times mirrorings."""
+    shape = fit.demand.median_shape
+    num_slices = round(sizes.resampled_voxels / math.prod(shape))
+    num_mirrorings: int = 2 ** len(fit.patch)
+    return count_tiles(shape, fit.patch) * num_slices * num_mirrorings
 
 
 def count_work(fit: Fit) -> int:

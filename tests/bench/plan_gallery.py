@@ -16,9 +16,9 @@ import tempfile
 from pathlib import Path
 
 import stu_pipeline
+from tests.real_data import ROOT
 
 REPOSITORY = Path(__file__).parents[2]
-ROOT = Path(os.environ.get("STU_REAL_DATA") or REPOSITORY.parent / "shared" / "data")
 PAGE = REPOSITORY / "docs" / "results" / "plan-gallery.md"
 DATASETS = {
     "Dataset004_Hippocampus": "T1 MR crops of about 36x50x35 voxels at 1 mm, two labels, 200 cases.",

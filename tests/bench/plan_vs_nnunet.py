@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench.measure_process import Measurement, run_measured
+from tests.real_data import ROOT
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HIPPOCAMPUS = "Dataset004_Hippocampus"
@@ -110,8 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def find_data() -> Path | None:
     """Return the folder of the real data, or None."""
-    folder = Path(os.environ.get("STU_REAL_DATA") or REPOSITORY.parent / "shared" / "data")
-    return folder if folder.is_dir() else None
+    return ROOT if ROOT.is_dir() else None
 
 
 def measure_hippocampus(bench: Bench) -> list[Row]:
@@ -122,7 +122,7 @@ def measure_hippocampus(bench: Bench) -> list[Row]:
         "work": Row(f"fingerprint, {cases} hippocampus cases, the work alone (ours checks the data too)"),
         "fingerprint": Row("fingerprint, the whole process"),
         "plan": Row("plan, with the fingerprint at hand"),
-        "preprocess": Row(f"preprocess 3d_fullres, {cases} cases"),
+        "preprocess": Row(f"preprocess 3d_fullres, {cases} cases, the whole process (ours by a script)"),
         "all": Row("plan and preprocess, end to end"),
     }
     for turn in range(bench.num_repeats):

@@ -130,7 +130,7 @@ def _prepare_case(arguments: argparse.Namespace) -> Work:
         plan=plan,
         configuration="3d_fullres",
         dataset_json=description.engine_description,
-        label_ids=description.label_ids,
+        label_ids=description.file_label_ids,
         data_folder=arguments.output,
         scratch_folder=arguments.output,
     )

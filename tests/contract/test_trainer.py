@@ -33,7 +33,7 @@ STOCK_KEYS = {
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    # With several threads PyTorch 2.13 computes wrong bf16 gradients on maps of a few voxels (decision 0007).
+    # PyTorch 2.13 computes wrong bf16 gradients on maps of a few voxels, more often with several threads (0014).
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,18 +14,11 @@ import SimpleITK as sitk  # noqa: N813
 from stu_pipeline.doctor.examine import examine_dataset
 from stu_pipeline.doctor.screening.alignment import FLIPS
 from stu_pipeline.doctor.screening.mirrored import find_mirrored
+from tests.real_data import DATASETS, require
 
 pytestmark = pytest.mark.real
 
-ROOT = Path(os.environ.get("STU_REAL_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
 ABOUT_ALIGNMENT = {"mirrored", "sides", "shifted"}
-
-
-def require(name):
-    path = ROOT / name
-    if not path.exists():
-        pytest.skip(f"real data '{name}' not found in STU_REAL_DATA or ../shared/data")
-    return path
 
 
 @functools.cache
@@ -48,19 +39,7 @@ def mirror(alignment, flip):
     )
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "Dataset004_Hippocampus",
-        "Dataset101_OpenKBP",
-        "Dataset107_MSlesion4ch",
-        "Dataset108_MouseBrain",
-        "Dataset112_TotalSegCT",
-        "Dataset113_SpinalCordTiny",
-        "Dataset115_PyRadiomicsNRRD",
-        "Dataset117_SpleenCrop",
-    ],
-)
+@pytest.mark.parametrize("name", DATASETS)
 def test_sound_real_labels_raise_no_alarm(name):
     examination = examine(name)
     assert examination.num_problems == 0

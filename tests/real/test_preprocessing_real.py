@@ -13,20 +13,10 @@ from stu_pipeline.datasets.dataset_json import read_dataset_json
 from stu_pipeline.datasets.reading import read_header
 from stu_pipeline.preprocessing.case import write_case
 from tests.case_plans import make_case_plan, make_job, run_stock
-from tests.real.test_real_datasets import require
+from tests.real_data import DATASETS, require
 
 pytestmark = pytest.mark.real
 
-DATASETS = (
-    "Dataset004_Hippocampus",
-    "Dataset101_OpenKBP",
-    "Dataset107_MSlesion4ch",
-    "Dataset108_MouseBrain",
-    "Dataset112_TotalSegCT",
-    "Dataset113_SpinalCordTiny",
-    "Dataset115_PyRadiomicsNRRD",
-    "Dataset117_SpleenCrop",
-)
 GRIDS = ("3d_fullres", "3d_lowres", "2d", "coarser", "finer in plane", "separate axis")
 # Relative to the standard deviation of the channel; what is asked for is 1e-4.
 TOLERANCE = 5e-6

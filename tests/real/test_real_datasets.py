@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
@@ -12,17 +9,9 @@ import SimpleITK as sitk  # noqa: N813
 from stu_pipeline.datasets.check import check_dataset
 from stu_pipeline.datasets.reading import read_image, read_label_map
 from stu_pipeline.errors import DataError
+from tests.real_data import require
 
 pytestmark = pytest.mark.real
-
-ROOT = Path(os.environ.get("STU_REAL_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
-
-
-def require(name):
-    path = ROOT / name
-    if not path.exists():
-        pytest.skip(f"real data '{name}' not found in STU_REAL_DATA or ../shared/data")
-    return path
 
 
 @pytest.mark.parametrize(

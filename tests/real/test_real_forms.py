@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -18,17 +16,9 @@ from stu_pipeline.datasets.forms.importing import import_dataset
 from stu_pipeline.datasets.reading import read_channels
 from stu_pipeline.errors import DataError
 from stu_pipeline.workspace import Workspace
+from tests.real_data import require
 
 pytestmark = pytest.mark.real
-
-ROOT = Path(os.environ.get("STU_REAL_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
-
-
-def require(name):
-    path = ROOT / name
-    if not path.exists():
-        pytest.skip(f"real data '{name}' not found in STU_REAL_DATA or ../shared/data")
-    return path
 
 
 @pytest.fixture

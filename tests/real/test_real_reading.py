@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
@@ -12,13 +9,10 @@ import SimpleITK as sitk  # noqa: N813
 from stu_pipeline.datasets.reading import read_header, read_image, read_label_map
 from stu_pipeline.errors import DataError
 from tests.image_files import grid_of, read_itk_grid
+from tests.real_data import DATASETS, require
 
 pytestmark = pytest.mark.real
 
-ROOT = Path(os.environ.get("STU_REAL_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
-SETS = ("Dataset004_Hippocampus", "Dataset101_OpenKBP", "Dataset107_MSlesion4ch", "Dataset108_MouseBrain",
-        "Dataset112_TotalSegCT", "Dataset113_SpinalCordTiny", "Dataset115_PyRadiomicsNRRD",
-        "Dataset117_SpleenCrop")  # fmt: skip
 # How each file of edge_cases reads as an image and as a label map; None: it is read.
 NOT_FINITE, NOT_WHOLE = "voxels that are NaN or infinite, first at", "voxels whose label is not a whole number"
 EDGE_CASES = {
@@ -37,14 +31,7 @@ EDGE_CASES = {
 }
 
 
-def require(name):
-    path = ROOT / name
-    if not path.exists():
-        pytest.skip(f"real data '{name}' not found in STU_REAL_DATA or ../shared/data")
-    return path
-
-
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", DATASETS)
 def test_every_real_grid_is_simpleitks_and_nothing_is_repaired(name):
     paths = [path for path in require(name).rglob("*") if path.name.endswith((".nii.gz", ".nrrd"))]
     assert paths
