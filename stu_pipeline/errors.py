@@ -95,6 +95,18 @@ class StoppedError(StuError):
         super().__init__(problem, where=where, hint=hint)
         self.exit_code = 128 + signal_number
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the signal too."""
+        return _rebuild_stopped, (self.problem, self.exit_code - 128, self.where, self.hint, self.details)
+
+
+def _rebuild_stopped(
+    problem: str, number: int, where: Path | str | None, hint: str, details: tuple[str, ...]
+) -> StoppedError:
+    error = StoppedError(problem, signal_number=number, where=where, hint=hint)
+    error.details = details
+    return error
+
 
 def _rebuild(
     kind: type[StuError], problem: str, where: Path | str | None, hint: str, details: tuple[str, ...]

@@ -26,7 +26,8 @@ class Execution:
     activation_checkpointing: bool = False
     """Whether residual blocks are recomputed in the backward pass instead of being kept."""
     batch_dice_scope: BatchDiceScope = "sample"
-    """Over which samples the soft Dice sums run: 'sample' where the plan asks for no batch Dice."""
+    """Over which samples the soft Dice sums run: 'sample' where the plan asks for no batch Dice. 'micro-batch' is
+    honoured in older plans; new ones never say it."""
 
     def count_accumulation_steps(self, batch: int) -> int:
         """Count the micro-batches of one optimizer step.
@@ -35,6 +36,14 @@ class Execution:
         3
         """
         return math.ceil(batch / self.micro_batch)
+
+    def needs_dice_pass(self, batch: int) -> bool:
+        """Tell whether a step sums Dice in forward passes of its own, because its parts need the sums of all of them.
+
+        >>> Execution(micro_batch=1, batch_dice_scope="effective batch").needs_dice_pass(2)
+        True
+        """
+        return self.batch_dice_scope == "effective batch" and self.micro_batch < batch
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan's form of it."""
@@ -89,6 +98,7 @@ def find_execution(story: Mapping[str, Any] | None, configurations: Mapping[str,
         return read_execution(story, name, batch=batch, batch_dice=batch_dice)
     # A larger batch runs in parts of the size that fits, a smaller one in one part.
     micro_batch = min(known[source]["micro_batch"], batch)
-    scope = "effective batch" if micro_batch == batch else "micro-batch"
+    is_split = known[source].get("batch_dice_scope") == "micro-batch" and micro_batch < batch
+    scope = "micro-batch" if is_split else "effective batch"
     part = {**known[source], "micro_batch": micro_batch, "batch_dice_scope": scope if batch_dice else "sample"}
     return read_execution({EXECUTION_KEY: {name: part}}, name, batch=batch, batch_dice=batch_dice)

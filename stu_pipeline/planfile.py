@@ -55,10 +55,14 @@ class ConfigurationPlan:
         return len(self.patch_size)
 
     @property
+    def total_stride(self) -> tuple[int, ...]:
+        """Per axis, how many voxels of the patch become one of the deepest feature map."""
+        return tuple(math.prod(stride[axis] for stride in self.strides) for axis in range(self.num_axes))
+
+    @property
     def smallest_map_voxels(self) -> int:
         """Voxels of the network's deepest feature map."""
-        steps = [math.prod(stride[axis] for stride in self.strides) for axis in range(self.num_axes)]
-        return math.prod(size // step for size, step in zip(self.patch_size, steps, strict=True))
+        return math.prod(size // step for size, step in zip(self.patch_size, self.total_stride, strict=True))
 
     @property
     def arch_kwargs(self) -> dict[str, Any]:

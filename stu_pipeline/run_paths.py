@@ -28,6 +28,11 @@ class RunPaths:
         return self.folder / "metrics.jsonl"
 
     @property
+    def status(self) -> Path:
+        """`status.json`: where the run stands, renewed every few seconds; `stu train --watch` reads it."""
+        return self.folder / "status.json"
+
+    @property
     def progress_picture(self) -> Path:
         """`progress.png`."""
         return self.folder / "progress.png"
@@ -42,8 +47,13 @@ class RunPaths:
         """`validation/summary.json` of the final validation."""
         return self.folder / "validation" / "summary.json"
 
+    @property
+    def averaged_summary(self) -> Path:
+        """`validation_ema/summary.json`: the same for averaged weights, where they are kept."""
+        return self.folder / "validation_ema" / "summary.json"
+
     def checkpoint(self, kind: str) -> Path:
-        """`checkpoint_<kind>.pth`, kind being `latest`, `best` or `final`."""
+        """`checkpoint_<kind>.pth`, kind being `latest`, `best`, `final` or `ema`."""
         return self.folder / f"checkpoint_{kind}.pth"
 
 

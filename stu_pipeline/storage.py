@@ -30,16 +30,14 @@ _NOT_WRITABLE = frozenset(
 )
 
 
-def write_atomically(
-    path: Path, write: Callable[[Path], None], *, suffix: str = "", keep_previous: bool = False
-) -> None:
+def write_atomically(path: Path, write: Callable[[Path], None], *, suffix: str = "", num_kept: int = 0) -> None:
     """Let `write` fill a temporary file beside `path`, then move it into place.
 
     Args:
         path: final name. Its folder is made when missing.
         write: receives the temporary path; may use any library to write it.
         suffix: ending of the temporary name, for libraries that choose the format by it.
-        keep_previous: keep what is replaced as `previous_path(path)`.
+        num_kept: how many of the files it replaces stay, the newest as `previous_path(path)`.
 
     Raises:
         StorageError: the disk is full, read-only or not writable. `path` is untouched then.
@@ -54,17 +52,20 @@ def write_atomically(
             sync_file(temporary)
             # mkstemp makes files private; give the mode an ordinary open() would have given.
             temporary.chmod(0o666 & ~_read_umask())
-            if keep_previous and path.exists():
-                path.replace(previous_path(path))
+            _shift_previous(path, num_kept)
             temporary.replace(path)
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def previous_path(path: Path) -> Path:
-    """Name the older copy of a file: `checkpoint_latest.pth` gives `checkpoint_latest.previous.pth`."""
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
+def previous_path(path: Path, age: int = 1) -> Path:
+    """Name an older copy of a file: `checkpoint_latest.pth` gives `checkpoint_latest.previous.pth`.
+
+    >>> previous_path(Path("checkpoint_latest.pth"), 2).name
+    'checkpoint_latest.previous2.pth'
+    """
+    return path.with_name(f"{path.stem}.previous{age if age > 1 else ''}{path.suffix}")
 
 
 def remove_leftovers(target: Path) -> None:
@@ -252,6 +253,14 @@ def _read_holder(stream: TextIO) -> str:
             return holder
         time.sleep(0.05)
     return "unknown"
+
+
+def _shift_previous(path: Path, num_kept: int) -> None:
+    # Oldest first: a kill in between leaves a gap in the numbers, never fewer good files than one.
+    for age in range(num_kept, 0, -1):
+        source = path if age == 1 else previous_path(path, age - 1)
+        if source.exists():
+            source.replace(previous_path(path, age))
 
 
 def _name_temporary(path: Path) -> str:

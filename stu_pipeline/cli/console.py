@@ -36,16 +36,16 @@ class Console:
         self.as_json = as_json
         self.verbosity = verbosity
         # A copy of stderr: the engine's own output is redirected away from descriptor 2 while it works.
-        self._talk = _duplicate(sys.stderr)
-        if self._talk is not sys.stderr:
+        self.talk = _duplicate(sys.stderr)
+        if self.talk is not sys.stderr:
             # Commands also run inside other programs, which should not lose a descriptor each time.
-            weakref.finalize(self, self._talk.close)
+            weakref.finalize(self, self.talk.close)
         self._bar: Bar | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last_plain: dict[str, float] = {}
         self._step_start: dict[str, float] = {}
         if verbosity > 0:
-            handler = logging.StreamHandler(self._talk)
+            handler = logging.StreamHandler(self.talk)
             handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
             logger = logging.getLogger(LOGGER_NAME)
             logger.addHandler(handler)
@@ -58,8 +58,8 @@ class Console:
             if self._bar is not None:
                 self._bar.console.print(text, markup=False, highlight=False)
             else:
-                self._talk.write(f"{text}\n")
-                self._talk.flush()
+                self.talk.write(f"{text}\n")
+                self.talk.flush()
 
     def warn(self, text: str) -> None:
         """Talk: a warning on stderr."""
@@ -120,7 +120,7 @@ class Console:
     def _show_progress(self, event: Progress) -> None:
         if self.verbosity < 0:
             return
-        if self._talk.isatty():
+        if self.talk.isatty():
             self._show_bar(event)
             return
         now = time.monotonic()
@@ -139,7 +139,13 @@ class Console:
             from rich.progress import Progress as Bar
 
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Bar(*columns, console=Terminal(file=self._talk))
+            self._bar = Bar(
+                *columns,
+                console=Terminal(file=self.talk),
+                # Inside a stage these may be the engine's log, which is closed when the bar gives them back.
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
             self._bar.start()
         if event.step not in self._tasks:
             self._tasks[event.step] = self._bar.add_task(event.step, total=event.total)

@@ -42,7 +42,7 @@ def demo_command(
     stu demo --output somewhere --epochs 30
     """
     from stu_pipeline import PlanConfig, PreprocessConfig, TrainConfig, plan, preprocess, train
-    from stu_pipeline.cli.train import TrainingView
+    from stu_pipeline.cli.train_view import TrainingView
     from stu_pipeline.datasets.phantom import write_phantom_dataset
     from stu_pipeline.workspace import use_workspace
 
@@ -57,17 +57,18 @@ def demo_command(
         wanted = PreprocessConfig(dataset=str(raw), plan_name=planned.plan_name, num_workers=workers)
         preprocess(wanted, listen=console.listen)
         console.say(f"3/5 train fold 0: {epochs} epochs of {iterations} steps")
-        trained = train(
-            TrainConfig(
-                dataset=str(raw),
-                plan_name=planned.plan_name,
-                num_epochs=epochs,
-                num_iterations=iterations,
-                seed=0,
-                num_workers=workers,
-            ),
-            listen=TrainingView(console).listen,
-        )
+        with TrainingView(console) as view:
+            trained = train(
+                TrainConfig(
+                    dataset=str(raw),
+                    plan_name=planned.plan_name,
+                    num_epochs=epochs,
+                    num_iterations=iterations,
+                    seed=0,
+                    num_workers=workers,
+                ),
+                listen=view.listen,
+            )
         result, picture = _predict_and_score(console, raw, trained.model_folder, root)
     for label in result.labels:
         console.show(f"{label.name}: Dice {label.dice.mean:.3f}" if label.dice.mean is not None else f"{label.name}: -")

@@ -114,7 +114,7 @@ def _execution(item: ConfigurationForecast) -> str:
     steps = execution.count_accumulation_steps(item.batch)
     parts = ["all at once" if steps == 1 else f"{execution.micro_batch} at a time, {steps} times"]
     parts += ["checkpointing"] if execution.activation_checkpointing else []
-    parts += ["batch Dice split"] if execution.batch_dice_scope == "micro-batch" else []
+    parts += ["Dice in a pass of its own"] if execution.needs_dice_pass(item.batch) else []
     return ", ".join(parts)
 
 

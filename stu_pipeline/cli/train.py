@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from stu_pipeline.cli import train_options as flags
 from stu_pipeline.cli.console import Console, format_seconds
 from stu_pipeline.cli.options import (
     DatasetArgument,
@@ -16,28 +15,45 @@ from stu_pipeline.cli.options import (
     WorkersOption,
     open_console,
 )
+from stu_pipeline.cli.train_options import parse_folds
+from stu_pipeline.cli.train_view import TrainingView, format_dice
+from stu_pipeline.errors import UsageError
+from stu_pipeline.nnunet.environment import is_first_process
+from stu_pipeline.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from stu_pipeline import TrainResult
+
+_DEFAULTS = TrainConfig(dataset="DATASET")
 
 
 def train_command(
     dataset: DatasetArgument,
-    fold: Annotated[str, typer.Option("--fold", help="0..4, several as 0,1,2, or all.")] = "0",
-    scale: Annotated[str | None, typer.Option("--scale", help="S, B, L or H (default: the only plan).")] = None,
-    plan: Annotated[str | None, typer.Option("--plan", help="Name of the plan, when it is not a scale's own.")] = None,
-    configuration: Annotated[
-        str | None, typer.Option("--configuration", help="2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs; the schedule scales along. [1000]")] = None,
-    iterations: Annotated[int | None, typer.Option("--iterations", help="Training steps per epoch. [250]")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Initial learning rate. [0.01]")] = None,
-    precision: Annotated[str, typer.Option("--precision", help="auto, bf16, fp16 or fp32.")] = "auto",
-    device: Annotated[str, typer.Option("--device", help="auto, cuda, cpu or mps.")] = "auto",
-    resume: Annotated[
-        str, typer.Option("--resume", help="auto continues the newest valid checkpoint; never.")
-    ] = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Train a finished fold again and replace it.")] = False,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the weights and of this process.")] = None,
-    deterministic: Annotated[bool, typer.Option("--deterministic", help="Ask for deterministic kernels.")] = False,
-    workers: WorkersOption = None,
+    fold: flags.FoldOption = "0",
+    scale: flags.ScaleOption = _DEFAULTS.scale,
+    plan: flags.PlanOption = _DEFAULTS.plan_name,
+    configuration: flags.ConfigurationOption = _DEFAULTS.configuration,
+    augment: flags.AugmentOption = _DEFAULTS.augment,
+    mirror: flags.MirrorOption = _DEFAULTS.mirror,
+    epochs: flags.EpochsOption = _DEFAULTS.num_epochs,
+    iterations: flags.IterationsOption = _DEFAULTS.num_iterations,
+    lr: flags.LearningRateOption = _DEFAULTS.learning_rate,
+    warmup: flags.WarmupOption = _DEFAULTS.warmup_epochs,
+    ema: flags.EmaOption = _DEFAULTS.ema_decay,
+    patience: flags.PatienceOption = _DEFAULTS.patience,
+    seed: flags.SeedOption = _DEFAULTS.seed,
+    precision: flags.PrecisionOption = _DEFAULTS.precision,
+    device: flags.DeviceOption = _DEFAULTS.device,
+    gpus: flags.GpusOption = _DEFAULTS.num_gpus,
+    shard: flags.ShardOption = _DEFAULTS.shard,
+    compile: flags.CompileOption = _DEFAULTS.compile,
+    deterministic: flags.DeterministicOption = _DEFAULTS.deterministic,
+    resume: flags.ResumeOption = _DEFAULTS.resume,
+    force: flags.ForceOption = _DEFAULTS.force,
+    checkpoint_minutes: flags.CheckpointMinutesOption = _DEFAULTS.checkpoint_minutes,
+    track: flags.TrackOption = None,
+    watch: flags.WatchOption = False,
+    workers: WorkersOption = _DEFAULTS.num_workers,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,
@@ -49,11 +65,12 @@ def train_command(
 
     stu train 4 --scale B --fold 0
 
+    stu train 4 --scale B --fold 0 --watch
+
+    stu train 4 --scale L --fold 0,1,2,3,4 --gpus 5
+
     stu train Dataset004_Hippocampus --scale S --fold 0,1,2,3,4 --epochs 200 --device cpu
     """
-    from stu_pipeline import TrainConfig, TrainResult, train
-
-    console = open_console(json=json, verbose=verbose, quiet=quiet)
     configs = [
         TrainConfig(
             dataset=dataset,
@@ -71,18 +88,51 @@ def train_command(
             seed=seed,
             deterministic=deterministic,
             num_workers=workers,
+            augment=augment,
+            compile=compile,
+            mirror=mirror,
+            checkpoint_minutes=checkpoint_minutes,
+            num_gpus=gpus,
+            shard=shard,
+            warmup_epochs=warmup,
+            ema_decay=ema,
+            patience=patience,
+            trackers=flags.parse_trackers(track),
         )
         for one in parse_folds(fold)
     ]
+    console = open_console(json=json, verbose=verbose, quiet=quiet)
+    if watch:
+        _watch(console, configs)
+        return
+    results = _train_all(console, configs)
+    if is_first_process():  # the others that torchrun started have the same to say
+        _show_results(console, results)
+
+
+def _train_all(console: Console, configs: list[TrainConfig]) -> list[TrainResult]:
+    from stu_pipeline.training.train import train_folds
+
+    if len(configs) > 1 and (configs[0].num_gpus or 1) > 1:
+        return train_folds(configs, listen_to=lambda name: TrainingView(console, prefix=f"{name}  ").listen)
     view = TrainingView(console)
     results: list[TrainResult] = []
     for config in configs:
-        result = train(config, listen=view.listen)
+        with view:
+            result = train_folds([config], listen_to=lambda name: view.listen)[0]
         results.append(result)
+    return results
+
+
+def _show_results(console: Console, results: list[TrainResult]) -> None:
+    for result in results:
         state = "already complete" if result.was_finished else f"done in {format_seconds(result.elapsed_s)}"
-        console.show(f"fold {result.fold} {state}, mean Dice {_dice(result.mean_dice)}, in {result.run_folder}")
+        console.show(f"fold {result.fold} {state}, mean Dice {format_dice(result.mean_dice)}, in {result.run_folder}")
     last = results[-1]
-    rows = [[f"fold {r.fold}", *[_dice(value) for value in r.dice.values()], _dice(r.mean_dice)] for r in results]
+    rows = [
+        [f"fold {result.fold}", *map(format_dice, result.dice.values()), format_dice(result.mean_dice)]
+        for result in results
+    ]
     console.show_table("Dice of the final validation", ["", *last.dice, "mean"], rows)
     if last.cross_validation is not None:
         console.show(f"all folds are there, summary: {last.cross_validation}")
@@ -90,53 +140,12 @@ def train_command(
     console.finish(results[0] if len(results) == 1 else {"folds": results}, next_command=next_command)
 
 
-def parse_folds(text: str) -> list[int | str]:
-    """Read `0`, `0,1,2` or `all`.
+def _watch(console: Console, configs: list[TrainConfig]) -> None:
+    from stu_pipeline.training.watch import follow_training
 
-    Raises:
-        UsageError: anything else.
-    """
-    from stu_pipeline.errors import UsageError
-
-    parts = [part.strip() for part in text.split(",")]
-    folds: list[int | str] = [int(part) if part.isdecimal() else part for part in parts]
-    if any(fold != "all" and not isinstance(fold, int) for fold in folds) or len(set(folds)) != len(folds):
-        raise UsageError(f"cannot read fold '{text}', expected 0..4, a list like 0,1,2, or all")
-    return folds
-
-
-class TrainingView:
-    """One line per epoch: loss, Dice per label, seconds, time left."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._epoch_s: list[float] = []
-
-    def listen(self, event: object) -> None:
-        """Render one event."""
-        from stu_pipeline.nnunet.events import EpochDone
-
-        if isinstance(event, EpochDone):
-            self._console.say(self._describe(event))
-        else:
-            self._console.listen(event)
-
-    def _describe(self, event: object) -> str:
-        from stu_pipeline.nnunet.events import EpochDone
-
-        if not isinstance(event, EpochDone):
-            return ""
-        self._epoch_s = [*self._epoch_s[-19:], event.elapsed_s]
-        left = sum(self._epoch_s) / len(self._epoch_s) * (event.num_epochs - event.epoch - 1)
-        dice = " ".join(f"{name} {_dice(value)}" for name, value in list(event.dice.items())[:6])
-        more = f" (+{len(event.dice) - 6} labels)" if len(event.dice) > 6 else ""
-        skipped = f", {event.num_skipped_steps} steps skipped" if event.num_skipped_steps else ""
-        return (
-            f"epoch {event.epoch + 1}/{event.num_epochs}  loss {event.train_loss:.4f} / {event.val_loss:.4f}  "
-            f"Dice {_dice(event.mean_dice)} [{dice}{more}]  {event.elapsed_s:.1f} s, "
-            f"{event.data_wait:.0%} waiting, {format_seconds(left)} left{'  *' if event.is_best else ''}{skipped}"
-        )
-
-
-def _dice(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    if len(configs) > 1:
+        raise UsageError("--watch follows one fold", hint="name it with --fold N; each fold can be watched by itself")
+    with TrainingView(console) as view:
+        result = follow_training(configs[0], listen=view.listen)
+    console.show(f"fold {result.fold} is finished, mean Dice {format_dice(result.mean_dice)}, in {result.run_folder}")
+    console.finish(result)

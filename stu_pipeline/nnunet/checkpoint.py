@@ -82,8 +82,13 @@ def read_checkpoint(
     return copy.deepcopy({key: value for key, value in checkpoint.items() if key not in without})
 
 
-def write_checkpoint(path: Path, checkpoint: Mapping[str, Any], *, keep_previous: bool = False) -> None:
+def write_checkpoint(path: Path, checkpoint: Mapping[str, Any], *, num_kept: int = 0) -> None:
     """Write a checkpoint atomically.
+
+    Args:
+        path: its final name.
+        checkpoint: tensors and plain values.
+        num_kept: how many of its predecessors stay, as `previous_path(path, age)`.
 
     Raises:
         StorageError: the disk is full or not writable; what was there is untouched.
@@ -94,7 +99,7 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any], *, keep_previous
         with temporary.open("wb") as stream:
             torch.save(dict(checkpoint), stream)
 
-    write_atomically(path, write, keep_previous=keep_previous)
+    write_atomically(path, write, num_kept=num_kept)
 
 
 def identify_checkpoint(path: Path) -> str:

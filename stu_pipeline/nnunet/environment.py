@@ -31,6 +31,16 @@ def engine_environment(workspace: Workspace, *, num_workers: int | None = None) 
         yield
 
 
+def read_variables() -> dict[str, str]:
+    """Return a copy of the environment: what torchrun and Slurm say of a process, and what a new process inherits."""
+    return dict(os.environ)
+
+
+def is_first_process() -> bool:
+    """Tell whether this process speaks for a training that torchrun has started; always where it has not."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextlib.contextmanager
 def set_variables(values: dict[str, str]) -> Iterator[None]:
     """Set environment variables inside the block and restore them after it."""

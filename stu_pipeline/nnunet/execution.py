@@ -23,7 +23,7 @@ def require_execution(plan: Mapping[str, Any], configuration: str, *, where: Pat
         where: for messages.
 
     Raises:
-        ModelError: the block is malformed, or promises a scope of batch Dice that micro-batches cannot give.
+        ModelError: the block is malformed, or promises a scope of batch Dice that its steps would not have.
     """
     hint = "make the plan again: stu plan DATASET --force"
     configurations = plan["configurations"]
@@ -33,11 +33,12 @@ def require_execution(plan: Mapping[str, Any], configuration: str, *, where: Pat
         raise ModelError(f"plan is malformed: {error}", where=where, hint=hint) from error
     resolved = resolve_configuration(configurations, configuration)
     batch, batch_dice = int(resolved["batch_size"]), bool(resolved.get("batch_dice", False))
-    scope = _find_scope(execution.micro_batch, batch, batch_dice=batch_dice)
-    if execution.batch_dice_scope != scope:
+    possible = _list_scopes(execution.micro_batch, batch, batch_dice=batch_dice)
+    if execution.batch_dice_scope not in possible:
+        found = f"batch {batch}, micro-batch {execution.micro_batch} and batch_dice {str(batch_dice).lower()}"
         raise ModelError(
-            f"plan says that Dice of '{configuration}' is summed per {execution.batch_dice_scope}, with batch {batch}, "
-            f"micro-batch {execution.micro_batch} and batch_dice {str(batch_dice).lower()} it is per {scope}",
+            f"plan says that Dice of '{configuration}' is summed per {execution.batch_dice_scope}, "
+            f"with {found} it is per {' or per '.join(possible)}",
             where=where,
             hint=hint,
         )
@@ -71,7 +72,8 @@ def describe_execution(execution: Execution, *, batch: int) -> dict[str, Any]:
     }
 
 
-def _find_scope(micro_batch: int, batch: int, *, batch_dice: bool) -> BatchDiceScope:
+def _list_scopes(micro_batch: int, batch: int, *, batch_dice: bool) -> tuple[BatchDiceScope, ...]:
     if not batch_dice:
-        return "sample"
-    return "micro-batch" if micro_batch < batch else "effective batch"
+        return ("sample",)
+    # Older plans split the sums; a step still does so where a plan says it.
+    return ("effective batch", "micro-batch") if micro_batch < batch else ("effective batch",)

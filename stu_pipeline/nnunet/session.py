@@ -86,8 +86,12 @@ def open_trainer(
     settings: TrainerSettings,
     listen: Listener,
     is_stop_asked: Callable[[], bool],
+    rank: int = 0,
 ) -> nnUNetTrainer:
     """Build the trainer of one fold. The caller holds `engine_environment` open.
+
+    nnU-Net's own distributed training is not used: whatever process group is open, its trainer works alone, on the
+    device it is given, and only rank 0 writes.
 
     Raises:
         ModelError: the plan names a network that cannot be built.
@@ -100,6 +104,7 @@ def open_trainer(
     plans = {**copy.deepcopy(plan), "continue_training": False}
     trainer = nnUNetTrainer(plans, configuration, fold, copy.deepcopy(dataset_json), device)
     trainer.apply_settings(settings, listen, is_stop_asked)
+    trainer.device, trainer.local_rank, trainer.is_ddp = device, rank, False
     try:
         trainer.initialize()
     except (ImportError, TypeError) as error:

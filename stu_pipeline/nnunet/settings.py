@@ -20,3 +20,9 @@ class TrainerSettings:
     seed: int | None = None
     deterministic: bool = False
     checkpoint_interval_s: float = 600.0
+    augment: str = "device"
+    warmup_epochs: float = 0.0
+    ema_decay: float | None = None
+    patience: int | None = None
+    memory_layout: str = "contiguous"
+    """`contiguous` or `channels_last`: chosen by timing when a training begins, then kept."""

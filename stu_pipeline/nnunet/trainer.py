@@ -8,37 +8,50 @@ from __future__ import annotations
 
 import copy
 import logging
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as EngineTrainer
 from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
 
+from stu_pipeline.datasets.laterality import Mirroring
 from stu_pipeline.errors import ModelError
 from stu_pipeline.log import Listener, ignore_events
 from stu_pipeline.nnunet.checkpoint import read_checkpoint, write_checkpoint
-from stu_pipeline.nnunet.events import CheckpointWritten, EpochDone
+from stu_pipeline.nnunet.epoch_log import EpochLog
+from stu_pipeline.nnunet.events import CheckpointWritten
 from stu_pipeline.nnunet.execution import describe_execution, require_execution, switch_checkpointing
-from stu_pipeline.nnunet.finite_guard import FiniteGuard
-from stu_pipeline.nnunet.online_scores import count_matches
+from stu_pipeline.nnunet.optimizer import build_optimizer, make_own_optimizer_state, make_stock_optimizer_state
 from stu_pipeline.nnunet.plain import make_plain
 from stu_pipeline.nnunet.settings import SETTINGS_KEY, TrainerSettings
-from stu_pipeline.nnunet.step import MicroBatch, accumulate_gradients, apply_gradients, run_network, split_batch
-from stu_pipeline.nnunet.timed_loader import TimedLoader
+from stu_pipeline.nnunet.sharding import Sharding
 from stu_pipeline.plan_execution import Execution
-from stu_pipeline.records import describe
 from stu_pipeline.workspace import RunPaths
 
 _log = logging.getLogger("stu_pipeline.training")
 
 
+NUM_KEPT = 2
+"""Older copies of the newest checkpoint that stay beside it."""
+
+
 class StopTrainingError(Exception):
-    """Raised inside the loop when a stop was asked for; the fence's caller saves and leaves."""
+    """Raised where a stop was asked for; whoever catches it leaves. The training's state is saved.
+
+    Args:
+        signal_number: the signal that asked.
+    """
+
+    def __init__(self, signal_number: int = signal.SIGTERM) -> None:
+        super().__init__(signal_number)
+        self.signal_number = int(signal_number)
 
 
 class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, see the module docstring
@@ -48,12 +61,17 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
     execution: Execution
     listen: Listener = staticmethod(ignore_events)
     is_stop_asked: Callable[[], bool] = staticmethod(lambda: False)
+    mirroring: Mirroring
+    describe_state: Callable[[], dict[str, Any]] = staticmethod(dict)
+    """What our loop adds to a checkpoint, to go on from exactly there."""
+    sharding: Sharding | None = None
     # Set by the engine, which declares no types.
     grad_scaler: Any
     dataloader_train: Any
     dataloader_val: Any
     is_ddp: Any
     _best_ema: Any
+    """Best moving average of the Dice; nnU-Net's name."""
 
     def apply_settings(self, settings: TrainerSettings, listen: Listener, is_stop_asked: Callable[[], bool]) -> None:
         """Take the user's choices. Call it before `initialize`."""
@@ -66,8 +84,6 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
         self.initial_lr = settings.learning_rate
         if settings.precision != "fp16":
             self.grad_scaler = None
-        self._last_checkpoint_s = time.monotonic()
-        self._guard = FiniteGuard(self.paths.folder)
 
     def initialize(self) -> None:
         """Build network, loss and optimizer, and take over how the plan says that a step runs.
@@ -79,8 +95,9 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
         # nnU-Net forces foreground in the last third of a batch, rounded: in a batch of one, never.
         self.probabilistic_oversampling = int(self.configuration_manager.batch_size) == 1
         super().initialize()
-        switch_checkpointing(self._bare_network(), self.execution, where=self.paths.folder)
-        self.print_to_log_file("execution:", self.describe_execution())
+        axes = tuple(range(len(self.configuration_manager.patch_size)))
+        self.mirroring = Mirroring(axes=axes)
+        switch_checkpointing(self.bare_network, self.execution, where=self.paths.folder)
 
     def describe_execution(self) -> dict[str, Any]:
         """Return how a step runs, for the record of the run."""
@@ -90,6 +107,11 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
         }
         known = describe_execution(self.execution, batch=int(self.configuration_manager.batch_size))
         return {**known, "foreground_oversampling": oversampling}
+
+    @property
+    def epochs(self) -> EpochLog:
+        """nnU-Net's log of the epochs."""
+        return EpochLog(self.logger)
 
     @property
     def paths(self) -> RunPaths:
@@ -102,101 +124,46 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
         if text:
             _log.info("%s", text)
 
+    def _do_i_compile(self) -> bool:
+        return False  # our caller compiles, after it has tried whether that works
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Choose whether the network returns all levels."""
+        decoder: Any = self.bare_network.decoder
+        decoder.deep_supervision = enabled
+
     def plot_network_architecture(self) -> None:
         """Do nothing: nnU-Net's plot needs a package that no longer works."""
 
-    # -- steps -----------------------------------------------------------------------------------
+    # -- epochs, as our loop drives them -----------------------------------------------------------
 
-    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Run one step, in micro-batches where the plan says so. A non-finite loss never reaches the optimizer.
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """Build nnU-Net's optimizer in the form our steps need, and its schedule, which our loop does not use."""
+        _, schedule = super().configure_optimizers()
+        optimizer = build_optimizer(self.network, learning_rate=self.initial_lr, weight_decay=self.weight_decay)
+        schedule.optimizer = optimizer
+        return optimizer, schedule
 
-        Raises:
-            StopTrainingError: a stop was asked for; the step is not begun.
-            NonFiniteError: the loss was not finite three times in a row.
-        """
-        if self.is_stop_asked():
-            raise StopTrainingError
-        self.optimizer.zero_grad(set_to_none=True)
-        value = accumulate_gradients(
-            self.network, self.loss, self._split(batch), precision=self.settings.precision, scaler=self.grad_scaler
-        )
-        if not self._guard.accept(value, batch=batch, epoch=self.current_epoch):
-            self.optimizer.zero_grad(set_to_none=True)
-            return {"loss": np.float32(np.nan)}
-        if not apply_gradients(self.network, self.optimizer, self.grad_scaler):
-            self._guard.note_skipped()
-        return {"loss": np.float32(value)}
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Open nnU-Net's own loaders where its augmentation was asked for; else ours are at work."""
+        return super().get_dataloaders() if self.settings.augment == "cpu" else (None, None)
 
-    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Score one batch of validation patches: loss and voxel counts per label or region."""
-        if self.is_stop_asked():
-            raise StopTrainingError
-        results = [self._score_part(part) for part in self._split(batch)]
-        return {name: sum(result[name] for result in results) for name in results[0]}
-
-    def _score_part(self, part: MicroBatch) -> dict[str, Any]:
-        output, target = run_network(self.network, part.data, self.settings.precision), part.target
-        loss = self.loss(output, target)
-        if self.enable_deep_supervision:
-            output, target = output[0], target[0]
-        return {"loss": np.float32(loss.item() * part.share), **count_matches(output, target, self.label_manager)}
-
-    def _split(self, batch: dict[str, Any]) -> Iterator[MicroBatch]:
-        return split_batch(batch, micro_batch=self.execution.micro_batch, device=self.device)
-
-    # -- epochs ----------------------------------------------------------------------------------
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, tuple[int, ...]]:  # noqa: N802
+        """Return nnU-Net's recipe; its own loader mirrors only the axes along which no label changes sides."""
+        rotation, is_dummy_2d, initial_patch, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        self.inference_allowed_mirroring_axes = self.mirroring.plain_axes or None
+        return rotation, is_dummy_2d, initial_patch, self.mirroring.plain_axes
 
     def on_train_start(self) -> None:
-        """Prepare the loaders; afterwards the time spent waiting for them is measured."""
-        super().on_train_start()
-        self.dataloader_train = TimedLoader(self.dataloader_train)
+        """Write plan and dataset beside the folds, and open the loaders. Only the first rank writes."""
+        if self.local_rank == 0:
+            super().on_train_start()
+        else:
+            self.set_deep_supervision_enabled(self.enable_deep_supervision)
 
-    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        """Log the mean loss of the steps that counted."""
-        losses = np.array([output["loss"] for output in train_outputs], dtype=np.float64)
-        finite = losses[np.isfinite(losses)]
-        self.logger.log("train_losses", float(finite.mean()) if finite.size else float("nan"), self.current_epoch)
-
-    def on_epoch_end(self) -> None:
-        """Close the epoch: keep the best weights, save from time to time, tell the listener."""
-        self.logger.log("epoch_end_timestamps", time.time(), self.current_epoch)
-        ema = self.logger.get_value("ema_fg_dice", step=-1)
-        is_best = bool(np.isfinite(ema)) and (self._best_ema is None or ema > self._best_ema)
-        if is_best:
-            self._best_ema = float(ema)
-            self.save_checkpoint(str(self.paths.checkpoint("best")))
-        self._save_when_due()
-        self.listen(self._describe_epoch(is_best))
-        self.current_epoch += 1
-
-    def _save_when_due(self) -> None:
-        is_last = self.current_epoch == self.num_epochs - 1
-        is_due = (self.current_epoch + 1) % self.save_every == 0
-        is_due = is_due or time.monotonic() - self._last_checkpoint_s >= self.settings.checkpoint_interval_s
-        if is_due and not is_last:
-            self.save_checkpoint(str(self.paths.checkpoint("latest")))
-
-    def _describe_epoch(self, is_best: bool) -> EpochDone:
-        def last(key: str) -> Any:
-            return self.logger.get_value(key, step=-1)
-
-        elapsed = last("epoch_end_timestamps") - last("epoch_start_timestamps")
-        dice = describe(dict(zip(self.list_label_names(), last("dice_per_class_or_region"), strict=True)))
-        waited = self.dataloader_train.take_waited_s() if isinstance(self.dataloader_train, TimedLoader) else 0.0
-        return EpochDone(
-            epoch=self.current_epoch,
-            num_epochs=self.num_epochs,
-            train_loss=float(last("train_losses")),
-            val_loss=float(last("val_losses")),
-            dice=dice,
-            mean_dice=describe(float(last("mean_fg_dice"))),
-            ema_dice=describe(float(last("ema_fg_dice"))),
-            learning_rate=float(last("lrs")),
-            elapsed_s=float(elapsed),
-            data_wait=waited / elapsed if elapsed > 0 else 0.0,
-            is_best=is_best,
-            num_skipped_steps=self._guard.take_num_skipped(),
-        )
+    def list_level_weights(self) -> list[float] | None:
+        """Return the weight of each level in the loss, full resolution first; None without deep supervision."""
+        return list(self.loss.weight_factors) if self.enable_deep_supervision else None
 
     def list_label_names(self) -> list[str]:
         """List the names of the foreground labels or regions, in the order of the Dice values."""
@@ -207,45 +174,50 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
             return [by_id.get(label, str(label)) for label in self.label_manager.foreground_labels]
         return names[: len(wanted)]
 
-    def on_train_end(self) -> None:
-        """Write the final checkpoint, then stop the loaders."""
-        if isinstance(self.dataloader_train, TimedLoader):
-            self.dataloader_train = self.dataloader_train.loader
-        super().on_train_end()
-
     def close_loaders(self) -> None:
-        """Stop the loader processes of a training that ends early."""
+        """Stop nnU-Net's loader processes, where it has any."""
         for loader in (self.dataloader_train, self.dataloader_val):
-            if loader is not None:
-                (loader if isinstance(loader, TimedLoader) else TimedLoader(loader)).close()
+            if isinstance(loader, NonDetMultiThreadedAugmenter):
+                loader._finish()  # its only way to stop
+        self.dataloader_train = self.dataloader_val = None
 
     # -- checkpoints -----------------------------------------------------------------------------
 
-    def save_checkpoint(self, filename: str, *, is_epoch_done: bool = True) -> None:
+    def save_checkpoint(self, filename: str, *, is_slim: bool = False, weights: dict[str, Any] | None = None) -> None:
         """Write a checkpoint atomically, with stock keys and plain values only.
 
+        `current_epoch` is the epoch to begin with; where in it a training of ours goes on is in our own block, and
+        stock nnU-Net repeats the epoch.
+
         Args:
-            filename: target; its previous `latest` is kept beside it.
-            is_epoch_done: False when the current epoch was interrupted and has to be repeated.
+            filename: target; older ones of a `latest` are kept beside it.
+            is_slim: leave out the optimizer's state; a training that continues from it begins without momentum.
+            weights: other weights than the network's own, for example averaged ones.
         """
+        own, optimizer_state = self.gather_state()
         if self.local_rank != 0 or self.disable_checkpointing:
             return
         start = time.monotonic()
         target = Path(filename)
         checkpoint = {
-            "network_weights": self._bare_network().state_dict(),
-            "optimizer_state": self.optimizer.state_dict(),
+            "network_weights": own if weights is None else weights,
+            "optimizer_state": make_stock_optimizer_state(optimizer_state, is_slim=is_slim),
             "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
             "logging": make_plain(self.logger.get_checkpoint()),
             "_best_ema": self._best_ema,
-            "current_epoch": self.current_epoch + (1 if is_epoch_done else 0),
+            "current_epoch": self.current_epoch,
             "init_args": {**make_plain(self.my_init_kwargs), "device": self.device},
             "trainer_name": self.__class__.__name__,
-            "inference_allowed_mirroring_axes": make_plain(self.inference_allowed_mirroring_axes),
-            SETTINGS_KEY: {"schema": 1, "settings": asdict(self.settings), "torch": str(torch.__version__)},
+            "inference_allowed_mirroring_axes": self.mirroring.plain_axes or None,
+            SETTINGS_KEY: {
+                "schema": 2,
+                "settings": asdict(self.settings),
+                "torch": str(torch.__version__),
+                "mirroring": self.mirroring.to_json(),
+                **({} if is_slim else self.describe_state()),
+            },
         }
-        write_checkpoint(target, checkpoint, keep_previous="latest" in target.name)
-        self._last_checkpoint_s = time.monotonic()
+        write_checkpoint(target, checkpoint, num_kept=NUM_KEPT if target == self.paths.checkpoint("latest") else 0)
         self.listen(
             CheckpointWritten(
                 kind=target.stem.removeprefix("checkpoint_"),
@@ -267,9 +239,8 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
         if not isinstance(checkpoint, dict):
             checkpoint = read_checkpoint(Path(checkpoint))
         try:
-            self._bare_network().load_state_dict(checkpoint["network_weights"])
-            self.optimizer.load_state_dict(checkpoint["optimizer_state"])
-        except (RuntimeError, ValueError) as error:
+            self.spread_state(checkpoint["network_weights"], checkpoint["optimizer_state"])
+        except (RuntimeError, ValueError, KeyError) as error:
             first = str(error).splitlines()[1:2] or [str(error)]
             raise ModelError(
                 f"checkpoint does not fit the network of this plan: {first[0].strip()}",
@@ -279,10 +250,32 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
         self.current_epoch = checkpoint["current_epoch"]
         self.logger.load_checkpoint(copy.deepcopy(checkpoint["logging"]))
         self._best_ema = checkpoint["_best_ema"]
-        self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
-        if self.grad_scaler is not None and checkpoint["grad_scaler_state"] is not None:
+        if self.grad_scaler is not None and checkpoint["grad_scaler_state"]:
             self.grad_scaler.load_state_dict(checkpoint["grad_scaler_state"])
 
-    def _bare_network(self) -> torch.nn.Module:
-        network = self.network.module if self.is_ddp else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
+    def gather_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the whole state of network and optimizer; every rank must call it."""
+        if self.sharding is not None:
+            return self.sharding.gather(self.bare_network, self.optimizer)
+        return self.bare_network.state_dict(), self.optimizer.state_dict()
+
+    def spread_state(self, weights: dict[str, Any], optimizer_state: dict[str, Any]) -> None:
+        """Load the whole state into network and optimizer; every rank must call it."""
+        state = make_own_optimizer_state(optimizer_state, self.optimizer)
+        if self.sharding is not None:
+            self.sharding.spread(self.bare_network, self.optimizer, weights, state)
+        else:
+            self.bare_network.load_state_dict(weights)
+            self.optimizer.load_state_dict(state)
+
+    @property
+    def bare_network(self) -> torch.nn.Module:
+        """The network itself, neither compiled nor wrapped for several ranks."""
+        network = self.network
+        while True:
+            if isinstance(network, OptimizedModule):
+                network = network._orig_mod
+            elif isinstance(network, DistributedDataParallel):
+                network = network.module
+            else:
+                return network

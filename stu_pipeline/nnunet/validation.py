@@ -8,27 +8,43 @@ next cascade stage.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from nnunetv2.inference.export_prediction import export_prediction_from_logits, resample_and_save
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
 from stu_pipeline.datasets.reading import read_label_map
 from stu_pipeline.errors import DataError, NonFiniteError, StorageError
 from stu_pipeline.log import Progress
+from stu_pipeline.nnunet.mirrored_inference import MirroredPredictor
 from stu_pipeline.nnunet.summary import score_case, summarise_cases, write_summary
 from stu_pipeline.nnunet.trainer import StopTrainingError, nnUNetTrainer
 from stu_pipeline.storage import measure_free_gib, storage_errors, sync_file
 from stu_pipeline.workspace import DatasetPaths, next_stage_folder
 
 
-def validate_fold(trainer: nnUNetTrainer, dataset: DatasetPaths) -> dict[str, Any]:
+def validate_fold(
+    trainer: nnUNetTrainer,
+    dataset: DatasetPaths,
+    *,
+    choose_share: Callable[[list[str]], list[str]] = list,
+    wait_for_others: Callable[[], None] = lambda: None,
+    is_averaged: bool = False,
+) -> dict[str, Any]:
     """Predict and score the validation cases of a trained fold; finished cases are kept.
+
+    Args:
+        trainer: with trained weights.
+        dataset: its label maps are the reference.
+        choose_share: with several ranks, picks the cases of this one; the first rank scores them all.
+        wait_for_others: returns when every rank has predicted its cases.
+        is_averaged: the weights are averaged ones: their scores stand beside (`validation_ema/`), and their
+            predictions feed no cascade.
 
     Returns:
         The summary, as written to `validation/summary.json`.
@@ -38,7 +54,7 @@ def validate_fold(trainer: nnUNetTrainer, dataset: DatasetPaths) -> dict[str, An
         DataError: the preprocessed data of a next cascade stage is missing.
     """
     trainer.set_deep_supervision_enabled(False)
-    trainer.network.eval()
+    trainer.bare_network.eval()
     predictor = _open_predictor(trainer)
     _, case_ids = trainer.do_split()
     cases = trainer.dataset_class(
@@ -46,42 +62,46 @@ def validate_fold(trainer: nnUNetTrainer, dataset: DatasetPaths) -> dict[str, An
         case_ids,
         folder_with_segs_from_previous_stage=trainer.folder_with_segs_from_previous_stage,
     )
-    folder = trainer.paths.folder / "validation"
+    folder = (trainer.paths.averaged_summary if is_averaged else trainer.paths.validation_summary).parent
     ending = trainer.dataset_json["file_ending"]
     try:
-        for count, case_id in enumerate(sorted(case_ids), start=1):
+        own_ids = choose_share(sorted(case_ids))
+        for count, case_id in enumerate(own_ids, start=1):
             if trainer.is_stop_asked():
                 raise StopTrainingError
             if not _is_done(trainer, folder, case_id, ending):
                 _predict_case(trainer, predictor, cases, case_id, folder)
-            trainer.listen(Progress(step="validate", done=count, total=len(case_ids), item=case_id))
+            trainer.listen(Progress(step="validate", done=count, total=len(own_ids), item=case_id))
     finally:
         trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+    wait_for_others()
     summary = _score(trainer, dataset, folder, sorted(case_ids), ending)
-    write_summary(folder / "summary.json", summary)
+    if trainer.local_rank == 0:
+        write_summary(folder / "summary.json", summary)
     return summary
 
 
-def _open_predictor(trainer: nnUNetTrainer) -> nnUNetPredictor:
-    predictor = nnUNetPredictor(
+def _open_predictor(trainer: nnUNetTrainer) -> MirroredPredictor:
+    predictor = MirroredPredictor(
         use_mirroring=True,
         perform_everything_on_device=trainer.device.type == "cuda",
         device=trainer.device,
         allow_tqdm=False,
     )
     predictor.manual_initialization(
-        trainer.network,
+        trainer.bare_network,
         trainer.plans_manager,
         trainer.configuration_manager,
         None,
         trainer.dataset_json,
         trainer.__class__.__name__,
-        trainer.inference_allowed_mirroring_axes,
+        trainer.mirroring.plain_axes or None,
     )
+    predictor.use_mirroring_of(trainer.mirroring, num_image_channels=len(trainer.dataset_json["channel_names"]))
     return predictor
 
 
-def _predict_case(trainer: nnUNetTrainer, predictor: nnUNetPredictor, cases: Any, case_id: str, folder: Path) -> None:
+def _predict_case(trainer: nnUNetTrainer, predictor: MirroredPredictor, cases: Any, case_id: str, folder: Path) -> None:
     data, _, previous, properties = cases.load_case(case_id)
     data = data[:]
     if trainer.is_cascaded:
@@ -92,9 +112,9 @@ def _predict_case(trainer: nnUNetTrainer, predictor: nnUNetPredictor, cases: Any
         logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(np.ascontiguousarray(data))).cpu()
     if not torch.isfinite(logits).all():
         raise NonFiniteError(f"logits of validation case '{case_id}' are not finite", where=trainer.paths.folder)
-    _write_next_stages(trainer, logits, case_id, properties)
+    _write_next_stages(trainer, logits, case_id, properties, folder)
     ending = trainer.dataset_json["file_ending"]
-    scratch = folder.with_name("validation.partial")
+    scratch = folder.with_name(f"{folder.name}.partial")
     with storage_errors(folder):
         scratch.mkdir(parents=True, exist_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,8 +147,10 @@ def _require_written(mask: Path) -> None:
         ) from error
 
 
-def _write_next_stages(trainer: nnUNetTrainer, logits: torch.Tensor, case_id: str, properties: Any) -> None:
-    for name, target_folder in _next_stages(trainer):
+def _write_next_stages(
+    trainer: nnUNetTrainer, logits: torch.Tensor, case_id: str, properties: Any, folder: Path
+) -> None:
+    for name, target_folder in _next_stages(trainer, folder):
         configuration = trainer.plans_manager.get_configuration(name)
         data_folder = Path(trainer.preprocessed_dataset_folder_base) / configuration.data_identifier
         if not (data_folder / f"{case_id}.pkl").is_file():
@@ -153,13 +175,15 @@ def _write_next_stages(trainer: nnUNetTrainer, logits: torch.Tensor, case_id: st
         )
 
 
-def _next_stages(trainer: nnUNetTrainer) -> list[tuple[str, Path]]:
+def _next_stages(trainer: nnUNetTrainer, folder: Path) -> list[tuple[str, Path]]:
+    if folder == trainer.paths.averaged_summary.parent:
+        return []
     names = trainer.configuration_manager.next_stage_names or []
     return [(name, next_stage_folder(Path(trainer.output_folder_base), name)) for name in names]
 
 
 def _is_done(trainer: nnUNetTrainer, folder: Path, case_id: str, ending: str) -> bool:
-    has_next = all((target / f"{case_id}.b2nd").is_file() for _, target in _next_stages(trainer))
+    has_next = all((target / f"{case_id}.b2nd").is_file() for _, target in _next_stages(trainer, folder))
     return has_next and (folder / f"{case_id}{ending}").is_file()
 
 

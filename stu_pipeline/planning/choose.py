@@ -216,11 +216,6 @@ def _list_notices(
                 f"{name} needs {fit.forecast_gib:.1f} GiB even with one sample and checkpointing, "
                 f"{budget.memory_gib:.1f} GiB are given; its patch is that of 3d_fullres"
             )
-        if fit.execution.batch_dice_scope == "micro-batch":
-            notices.append(
-                f"{name}: batch Dice is summed over {fit.execution.micro_batch} of {fit.batch} samples, "
-                "all of them do not fit the memory at once"
-            )
     schemes = plan["configurations"][main.demand.configuration]["normalization_schemes"]
     if config.pretrained is not None and "CTNormalization" in schemes:
         notices.append(

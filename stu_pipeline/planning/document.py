@@ -165,7 +165,7 @@ def is_same_plan(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 
 def is_same_recipe(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Compare what decides the results of a training: all but how steps run, unless that splits batch Dice.
+    """Compare what decides the results of a training: all but how steps run, unless an older plan splits batch Dice.
 
     A plan that differs from another only in this can go on with its trainings.
     """

@@ -74,19 +74,16 @@ def _explain_accumulation(fit: Fit) -> str:
     steps = fit.execution.count_accumulation_steps(fit.batch)
     if steps == 1:
         return "accumulation: none"
-    parts = f"accumulation: {steps} micro-batches per optimizer step"
-    if fit.execution.batch_dice_scope == "micro-batch":
-        return parts
-    return f"{parts}; normalisation is per sample, so it is the same step (but for voxels of an ignore label)"
+    return (
+        f"accumulation: {steps} micro-batches per optimizer step; normalisation is per sample, so it is the same step"
+    )
 
 
 def _explain_batch_dice(fit: Fit) -> str:
-    if fit.execution.batch_dice_scope == "effective batch":
-        return f"batch Dice: over all {fit.batch} samples of a step, as nnU-Net"
-    return (
-        f"batch Dice: over the {fit.execution.micro_batch} of a micro-batch only, nnU-Net's is over {fit.batch}; "
-        "more GPU memory or a smaller scale keeps it"
-    )
+    line = f"batch Dice: over all {fit.batch} samples of a step, as nnU-Net"
+    if not fit.execution.needs_dice_pass(fit.batch):
+        return line
+    return f"{line}; summed in a forward pass of its own, a step takes about a third longer"
 
 
 def _at_patch(fit: Fit) -> Demand:

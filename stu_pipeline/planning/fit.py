@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from stu_pipeline.networks.cost import count_parameters
 from stu_pipeline.networks.scales import SCALES, Scale
-from stu_pipeline.plan_execution import BatchDiceScope, Execution
+from stu_pipeline.plan_execution import Execution
 from stu_pipeline.planning.memory import MemoryModel, count_elements
 from stu_pipeline.planning.topology import Patch, Strides, shrink_patch
 
@@ -36,7 +36,7 @@ class Demand:
     """Input channels of the network."""
     num_classes: int
     batch_dice: bool = False
-    """Whether the soft Dice sums run over the batch; then splitting it changes the loss."""
+    """Whether the soft Dice sums run over the batch; then a batch in parts needs a forward pass more."""
     num_mask_channels: int = 0
     """How many of the input channels are made from a previous stage's mask rather than stored."""
     has_fixed_patch: bool = False
@@ -70,8 +70,8 @@ class Fit:
 
     @property
     def keeps_recipe(self) -> bool:
-        """Whether an optimizer step computes what nnU-Net's would: same patch, same batch, same Dice sums."""
-        return self.fits and not self.is_reduced and self.execution.batch_dice_scope != "micro-batch"
+        """Whether an optimizer step computes what nnU-Net's would: same patch, same batch, and with it same Dice."""
+        return self.fits and not self.is_reduced
 
 
 def measure_demand(model: MemoryModel, demand: Demand, scale: Scale) -> Fit:
@@ -82,9 +82,10 @@ def measure_demand(model: MemoryModel, demand: Demand, scale: Scale) -> Fit:
 def fit_configuration(model: MemoryModel, demand: Demand, scale: Scale, memory_gib: float) -> Fit:
     """Find the largest patch, then the best way to run the batch, that the forecast puts inside the memory.
 
-    For one patch, in this order: the whole batch; with batch Dice the whole batch with checkpointing; the largest
-    micro-batch without checkpointing, down to one sample; the largest micro-batch with it. Where nothing fits, the
-    smallest patch is returned, one sample at a time with checkpointing, and `fits` is False.
+    For one patch, in this order: the whole batch; with batch Dice the whole batch with checkpointing, which costs as
+    much time as the extra pass that parts of a batch then need; the largest micro-batch without checkpointing, down to
+    one sample; the largest micro-batch with it. Where nothing fits, the smallest patch is returned, one sample at a
+    time with checkpointing, and `fits` is False.
     """
     fitting = _Fitting(model, demand, scale, memory_gib)
     patch, strides = demand.patch, demand.strides
@@ -144,7 +145,7 @@ class _Fitting:
         execution = Execution(
             micro_batch=micro_batch,
             activation_checkpointing=is_checkpointing,
-            batch_dice_scope=_choose_scope(demand, micro_batch),
+            batch_dice_scope="effective batch" if demand.batch_dice else "sample",
         )
         return Fit(
             scale=self.scale,
@@ -169,9 +170,3 @@ def _count_parameters(scale: Scale, num_channels: int, num_classes: int, num_axe
 @functools.lru_cache(maxsize=4096)
 def _count_elements(scale: Scale, patch: Patch, strides: Strides, num_classes: int, is_checkpointing: bool) -> int:
     return count_elements(scale, patch, strides, num_classes=num_classes, activation_checkpointing=is_checkpointing)
-
-
-def _choose_scope(demand: Demand, micro_batch: int) -> BatchDiceScope:
-    if not demand.batch_dice:
-        return "sample"
-    return "effective batch" if micro_batch == demand.batch else "micro-batch"

@@ -65,9 +65,7 @@ def forecast_configuration(
     """
     demand, work = fit.demand, count_work(fit)
     sizes = _measure_sizes(demand, original_median_shape)
-    epoch_s = known.time.forecast_epoch_s(
-        work, batch=fit.batch, activation_checkpointing=fit.execution.activation_checkpointing
-    )
+    epoch_s = known.time.forecast_epoch_s(work, batch=fit.batch, execution=fit.execution)
     disk_gib = forecast_preprocessed_gib(
         voxels_per_case=sizes.resampled_voxels, num_channels=sizes.num_channels, num_cases=num_cases
     )
@@ -146,7 +144,7 @@ def apply_measurement(
         step_s: seconds of one optimizer step on the whole batch.
         device: its name.
     """
-    epoch_s = time.extrapolate_epoch_s(step_s)
+    epoch_s = time.extrapolate_epoch_s(step_s, batch=forecast.batch, execution=forecast.execution)
     provenance: dict[str, Provenance] = {
         **forecast.provenance,
         "seconds_per_epoch": "measured",

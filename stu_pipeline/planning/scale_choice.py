@@ -108,10 +108,8 @@ def _choose_by_rules(
         least_gib = rule["at_least_bytes"] / BYTES_PER_GIB
         if memory_gib < least_gib:
             passed_over.append(f"{scale} is for {least_gib:.1f} GiB and more")
-        elif not fits[scale].fits or fits[scale].is_reduced:
-            passed_over.append(f"{scale} does not fit {memory_gib:.1f} GiB with nnU-Net's patch")
         elif not fits[scale].keeps_recipe:
-            passed_over.append(f"{scale} fits {memory_gib:.1f} GiB only with batch Dice split over micro-batches")
+            passed_over.append(f"{scale} does not fit {memory_gib:.1f} GiB with nnU-Net's patch")
         else:
             return scale, _explain_choice(scale, rules["reasons"][start], passed_over) + _explain_reduction(fits[scale])
     smallest = _smallest(fits)

@@ -10,11 +10,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stu_pipeline.plan_execution import Execution
 from stu_pipeline.planning.knowledge import find_knowledge, read_knowledge
 from stu_pipeline.planning.memory import MEASURED_NAME, Provenance
 
 # A backward pass is two forward passes of work: gradients of the weights and of the input.
 PASSES_PER_STEP, PASSES_WITH_CHECKPOINTING = 3, 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passes:
+    """The work on one sample, in forward passes."""
+
+    training: int
+    validation: int
+
+
+def count_passes(execution: Execution, *, batch: int) -> Passes:
+    """Count the passes of training and validation steps, for a batch however it is split.
+
+    >>> count_passes(Execution(micro_batch=1, batch_dice_scope="effective batch"), batch=2)
+    Passes(training=4, validation=2)
+    """
+    extra = int(execution.needs_dice_pass(batch))
+    passes = PASSES_WITH_CHECKPOINTING if execution.activation_checkpointing else PASSES_PER_STEP
+    return Passes(training=passes + extra, validation=1 + extra)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,21 +51,22 @@ class TimeModel:
     status: str
     provenance: Provenance = "inferred"
 
-    def forecast_epoch_s(self, multiply_adds: int, *, batch: int, activation_checkpointing: bool = False) -> float:
+    def forecast_epoch_s(self, multiply_adds: int, *, batch: int, execution: Execution | None = None) -> float:
         """Forecast the seconds of one epoch.
 
         Args:
             multiply_adds: of one forward pass of one sample.
-            batch: samples per optimizer step, however they are split.
-            activation_checkpointing: whether the forward pass runs twice.
+            batch: samples per optimizer step.
+            execution: how it runs; None for the whole batch at once.
         """
-        passes = PASSES_WITH_CHECKPOINTING if activation_checkpointing else PASSES_PER_STEP
-        work = multiply_adds * batch * (self.train_steps * passes + self.validation_steps)
+        passes = count_passes(execution or Execution(micro_batch=batch), batch=batch)
+        work = multiply_adds * batch * (self.train_steps * passes.training + self.validation_steps * passes.validation)
         return self.overhead_s + self.seconds_per_multiply_add * work
 
-    def extrapolate_epoch_s(self, step_s: float) -> float:
+    def extrapolate_epoch_s(self, step_s: float, *, batch: int, execution: Execution) -> float:
         """Return the seconds of an epoch of measured training steps: loading keeps up, validation is forward only."""
-        return step_s * (self.train_steps + self.validation_steps / PASSES_PER_STEP)
+        passes = count_passes(execution, batch=batch)
+        return step_s * (self.train_steps + self.validation_steps * passes.validation / passes.training)
 
     def forecast_forward_s(self, multiply_adds: int) -> float:
         """Forecast the seconds of one forward pass of one sample."""

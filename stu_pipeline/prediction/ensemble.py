@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from stu_pipeline.datasets.cases import Case
+from stu_pipeline.datasets.laterality import Mirroring
 from stu_pipeline.errors import MemoryLimitError, ModelError, NonFiniteError
 from stu_pipeline.nnunet.case import (
     PreparedCase,
@@ -23,8 +24,9 @@ from stu_pipeline.nnunet.case import (
     read_raw_case,
     resample_logits,
 )
-from stu_pipeline.nnunet.model import build_network, load_weights, require_fitting_weights
-from stu_pipeline.prediction.model_folder import ModelFolder
+from stu_pipeline.nnunet.mirrored_inference import find_model_swap
+from stu_pipeline.nnunet.model import EngineModel, build_network, load_weights, require_fitting_weights
+from stu_pipeline.prediction.model_folder import FoldWeights, ModelFolder
 from stu_pipeline.prediction.tiles import TileSettings, predict_tiles
 
 Report = Callable[[int, int], None]
@@ -76,15 +78,8 @@ class Member:
         self._loaded = 0
         for item in folder.folds[1:]:
             require_fitting_weights(self._network, item.load(), item.path)
-        self._tiles = TileSettings(
-            patch_voxels=self.model.patch_voxels,
-            num_outputs=self.model.num_outputs,
-            step=settings.step,
-            mirror_axes=folder.mirror_axes if settings.use_mirroring else (),
-            device=settings.device,
-            results_device=settings.device,
-            autocast=settings.autocast,
-        )
+        # Each fold is mirrored as it was trained.
+        self._tiles = tuple(_choose_tiles(self.model, item, settings) for item in folder.folds)
 
     @torch.inference_mode()
     def predict_logits(
@@ -120,12 +115,13 @@ class Member:
         if index != self._loaded:
             load_weights(self._network, item.load())
             self._loaded = index
-        logits = self._slide(self._tiles, data, report)
+        tiles = self._tiles[index]
+        logits = self._slide(tiles, data, report)
         if bool(torch.isfinite(logits).all()):
             return logits
         if self.settings.may_repeat_in_fp32 and self.settings.autocast is not None:
             warnings.append(f"fold {item.fold}: 16-bit numbers overflowed, computed again in float32")
-            logits = self._slide(replace(self._tiles, autocast=None), data, report)
+            logits = self._slide(replace(tiles, autocast=None), data, report)
             if bool(torch.isfinite(logits).all()):
                 return logits
         raise NonFiniteError(
@@ -150,6 +146,27 @@ class Member:
             f"not enough memory for {self.model.num_outputs} outputs of {'x'.join(map(str, data.shape[1:]))} voxels",
             hint="--device cpu, or a machine with more memory",
         )
+
+
+def _choose_tiles(model: EngineModel, fold: FoldWeights, settings: InferenceSettings) -> TileSettings:
+    """Say how the window slides for one fold; its checkpoint must fit the labels of the model."""
+    mirroring = fold.mirroring if settings.use_mirroring else Mirroring(axes=())
+    return TileSettings(
+        patch_voxels=model.patch_voxels,
+        num_outputs=model.num_outputs,
+        step=settings.step,
+        mirror_axes=mirroring.axes,
+        side_swap=find_model_swap(
+            mirroring,
+            model.labels,
+            num_image_channels=model.num_image_channels,
+            has_previous_stage=model.previous_stage is not None,
+            where=fold.path,
+        ),
+        device=settings.device,
+        results_device=settings.device,
+        autocast=settings.autocast,
+    )
 
 
 class Ensemble:

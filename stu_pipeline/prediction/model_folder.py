@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stu_pipeline.datasets.laterality import Mirroring
 from stu_pipeline.errors import DataError, ModelError, UsageError
 from stu_pipeline.nnunet.checkpoint import identify_checkpoint, read_checkpoint
 from stu_pipeline.nnunet.model import EngineModel, open_engine_model
+from stu_pipeline.nnunet.settings import SETTINGS_KEY
 from stu_pipeline.prediction.config import Checkpoint, Folds
 from stu_pipeline.prediction.folds import (
     UNUSED_KEYS,
@@ -43,6 +45,8 @@ class FoldWeights:
     """Changes with the content of the checkpoint."""
     kept: Mapping[str, Any] | None
     """None when there is too little RAM to keep the weights of all folds."""
+    mirroring: Mirroring
+    """What its training mirrored; a stock model's first fold speaks for all."""
 
     def load(self) -> Mapping[str, Any]:
         """Return the weights, from the checkpoint when they were not kept."""
@@ -59,12 +63,16 @@ class ModelFolder:
     path: Path
     model: EngineModel
     folds: tuple[FoldWeights, ...]
-    mirror_axes: tuple[int, ...]
     checkpoint: Checkpoint
     notices: tuple[str, ...] = ()
     """What the user should know, for example an unfinished fold in use."""
     previous: ModelFolder | None = None
     """The stage before a cascade."""
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """The axes that the first fold mirrors."""
+        return self.folds[0].mirroring.axes
 
     @property
     def summary(self) -> str:
@@ -118,8 +126,7 @@ def open_model_folder(
     return ModelFolder(
         path=path,
         model=model,
-        folds=tuple(_make_fold(fold, files[fold], loaded[fold]) for fold in chosen),
-        mirror_axes=_read_mirror_axes(loaded[chosen[0]], model, files[chosen[0]]),
+        folds=_make_folds(files, loaded, model),
         checkpoint=checkpoint,
         notices=_list_notices(path, chosen, files, loaded, is_auto=folds == "auto"),
         previous=_open_previous(path, model, chosen, checkpoint),
@@ -155,8 +162,21 @@ def _read_model_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _make_fold(fold: Fold, file: Path, checkpoint: Mapping[str, Any]) -> FoldWeights:
-    return FoldWeights(fold=fold, path=file, identity=identify_checkpoint(file), kept=checkpoint.get("network_weights"))
+def _make_folds(
+    files: Mapping[Fold, Path], loaded: Mapping[Fold, dict[str, Any]], model: EngineModel
+) -> tuple[FoldWeights, ...]:
+    first = next(iter(files))
+    stock = _read_mirror_axes(loaded[first], model, files[first])
+    return tuple(
+        FoldWeights(
+            fold=fold,
+            path=file,
+            identity=identify_checkpoint(file),
+            kept=loaded[fold].get("network_weights"),
+            mirroring=_read_mirroring(loaded[fold], model, file) or Mirroring(axes=stock),
+        )
+        for fold, file in files.items()
+    )
 
 
 def _read_folds(files: Mapping[Fold, Path]) -> dict[Fold, dict[str, Any]]:
@@ -199,6 +219,20 @@ def _read_mirror_axes(checkpoint: Mapping[str, Any], model: EngineModel, file: P
     if not isinstance(axes, (list, tuple)) or any(axis not in range(num_axes) for axis in axes):
         raise ModelError(f"checkpoint mirrors the axes '{axes}', the network has {num_axes}", where=file)
     return tuple(sorted({int(axis) for axis in axes}))
+
+
+def _read_mirroring(checkpoint: Mapping[str, Any], model: EngineModel, file: Path) -> Mirroring | None:
+    """Read our own entry, which also says what swaps; None where there is none."""
+    own = checkpoint.get(SETTINGS_KEY)
+    if not isinstance(own, dict) or "mirroring" not in own:
+        return None
+    mirroring = Mirroring.from_json(own["mirroring"], where=file)
+    num_axes = len(model.patch_voxels)
+    if any(axis >= num_axes for axis in mirroring.axes):
+        raise ModelError(
+            f"checkpoint mirrors the axes '{list(mirroring.axes)}', the network has {num_axes}", where=file
+        )
+    return mirroring
 
 
 def _list_notices(

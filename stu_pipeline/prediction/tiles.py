@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from stu_pipeline.datasets.laterality import SideSwap
+
 Tile = tuple[int | slice, ...]
 """Index of one tile in the spatial axes `(z, y, x)`."""
 
@@ -37,6 +39,8 @@ class TileSettings:
     """Distance of two tiles, at most, as a share of the patch."""
     mirror_axes: tuple[int, ...] = ()
     """Spatial axes of the patch along which mirrored copies are averaged, in all combinations."""
+    side_swap: SideSwap | None = None
+    """Channels that change places in a copy whose left and right are exchanged."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     results_device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     autocast: torch.dtype | None = None
@@ -142,7 +146,7 @@ def predict_tiles(
     for batch in _batched(tiles, _choose_num_tiles(settings)):
         x = torch.stack([padded[(slice(None), *tile)] for tile in batch]).to(settings.device)
         with _autocast(settings):
-            predicted = _predict_mirrored(network, x, mirrorings)
+            predicted = _predict_mirrored(network, x, mirrorings, settings.side_swap)
         predicted = predicted.to(settings.results_device)
         predicted *= importance
         for tile, part in zip(batch, predicted, strict=True):
@@ -154,18 +158,29 @@ def predict_tiles(
     return logits[(slice(None), *inside)]
 
 
-def _predict_mirrored(network: nn.Module, x: torch.Tensor, mirrorings: Sequence[tuple[int, ...]]) -> torch.Tensor:
+def _predict_mirrored(
+    network: nn.Module, x: torch.Tensor, mirrorings: Sequence[tuple[int, ...]], swap: SideSwap | None
+) -> torch.Tensor:
     """Average the network over mirrored copies of a batch `(batch, c, *patch)`, in float32."""
-    outputs = (_predict_flipped(network, x, [axis + 2 for axis in mirroring]) for mirroring in mirrorings)
+    outputs = (_predict_flipped(network, x, mirroring, swap) for mirroring in mirrorings)
     total = next(outputs)
     for output in outputs:
         total += output
     return total / len(mirrorings)
 
 
-def _predict_flipped(network: nn.Module, x: torch.Tensor, axes: list[int]) -> torch.Tensor:
-    output: torch.Tensor = network(torch.flip(x, axes) if axes else x).float()
-    return torch.flip(output, axes) if axes else output
+def _predict_flipped(
+    network: nn.Module, x: torch.Tensor, mirrored: tuple[int, ...], swap: SideSwap | None
+) -> torch.Tensor:
+    if not mirrored:
+        plain: torch.Tensor = network(x).float()
+        return plain
+    axes = [axis + 2 for axis in mirrored]
+    copy = torch.flip(x, axes)
+    if swap is None or not swap.applies_to(mirrored):
+        return torch.flip(network(copy).float(), axes)
+    output = torch.flip(network(copy[:, list(swap.inputs)]).float(), axes)
+    return output[:, list(swap.outputs)]
 
 
 def _choose_num_tiles(settings: TileSettings) -> int:

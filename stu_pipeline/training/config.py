@@ -9,6 +9,9 @@ from stu_pipeline.errors import UsageError
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 DEVICES = ("auto", "cuda", "cpu", "mps")
+AUGMENTATIONS = ("device", "cpu", "none")
+COMPILE_CHOICES = ("auto", "on", "off")
+TRACKERS = ("tensorboard", "mlflow", "wandb")
 DEFAULT_NUM_EPOCHS = 1000
 DEFAULT_NUM_ITERATIONS = 250
 DEFAULT_LEARNING_RATE = 1e-2
@@ -44,6 +47,27 @@ class TrainConfig:
     seed: int | None = None
     deterministic: bool = False
     num_workers: int | None = None
+    augment: str | None = None
+    """`device` (the default): nnU-Net's transforms, batched where the network runs; `cpu`: nnU-Net's own loader;
+    `none`."""
+    compile: str = "auto"
+    """torch.compile: `auto` tries it on CUDA and goes on without it where it fails."""
+    mirror: str | None = None
+    """`auto` (the default): all axes, left/right labels swapped where an axis swaps them; `all`: all axes without
+    swapping; `none`; or axes like `0,1`."""
+    checkpoint_minutes: float = 10.0
+    """Longest time between checkpoints; 0 writes one after every step."""
+    num_gpus: int | None = None
+    """Processes of one training; several folds run one per GPU. None: this process alone, or as torchrun says."""
+    shard: bool = False
+    """Spread weights and momentum over the processes (FSDP2): for networks that fit no single GPU."""
+    warmup_epochs: float | None = None
+    ema_decay: float | None = None
+    """Keep a moving average of the weights, for example 0.999."""
+    patience: int | None = None
+    """Stop after so many epochs without a better moving average of the Dice."""
+    trackers: tuple[str, ...] | None = None
+    """None: TensorBoard where it is installed."""
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -62,6 +86,13 @@ class TrainConfig:
         _require_one_of("precision", self.precision, PRECISIONS)
         _require_one_of("device", self.device, DEVICES)
         _require_one_of("resume", self.resume, ("auto", "never"))
+        if self.augment is not None:
+            _require_one_of("augment", self.augment, AUGMENTATIONS)
+        _require_one_of("compile", self.compile, COMPILE_CHOICES)
+        if self.mirror is not None:
+            _require_mirror(self.mirror)
+        _require_loop(self)
+        _require_trackers(self.trackers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,3 +119,30 @@ class TrainResult:
 def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UsageError(f"{name} must be one of {', '.join(allowed)}, got '{value}'")
+
+
+def _require_mirror(mirror: str) -> None:
+    axes = mirror.split(",")
+    is_axes = all(axis in ("0", "1", "2") for axis in axes) and len(set(axes)) == len(axes)
+    if mirror not in ("auto", "none", "all") and not is_axes:
+        raise UsageError(f"mirror must be auto, none, all or axes like 0,1,2 (in the order z, y, x), got '{mirror}'")
+
+
+def _require_loop(config: TrainConfig) -> None:
+    for name in ("checkpoint_minutes", "warmup_epochs"):
+        value = getattr(config, name)
+        if value is not None and not 0 <= value < float("inf"):
+            raise UsageError(f"{name} must not be negative, got {value}")
+    for name in ("num_gpus", "patience"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UsageError(f"{name} must be at least 1, got {value}")
+    if config.ema_decay is not None and not 0 < config.ema_decay < 1:
+        raise UsageError(f"ema_decay must be between 0 and 1, got {config.ema_decay}")
+
+
+def _require_trackers(trackers: tuple[str, ...] | None) -> None:
+    for name in trackers or ():
+        _require_one_of("tracker", name, TRACKERS)
+    if trackers is not None and len(set(trackers)) != len(trackers):
+        raise UsageError(f"a tracker is named twice: {', '.join(trackers)}")

@@ -12,8 +12,10 @@ from typing import Any
 
 from stu_pipeline.errors import ModelError, NonFiniteError
 from stu_pipeline.storage import previous_path
+from stu_pipeline.training.position import Position
 from stu_pipeline.workspace import RunPaths
 
+NUM_OLDER = 2
 _REQUIRED_KEYS = ("network_weights", "optimizer_state", "logging", "current_epoch", "init_args", "trainer_name")
 _log = logging.getLogger("stu_pipeline.training")
 
@@ -32,9 +34,43 @@ class ResumePoint:
         return int(self.checkpoint["current_epoch"])
 
     @property
+    def position(self) -> Position:
+        """Where in that epoch; its start for a stock checkpoint."""
+        return Position.from_json(self._own.get("position") or {})
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The hyperparameters stored with the weights; empty for a stock checkpoint."""
-        return dict(self.checkpoint.get("stu", {}).get("settings", {}))
+        return dict(self._own.get("settings", {}))
+
+    @property
+    def execution(self) -> dict[str, Any] | None:
+        """How its steps ran; None for a stock checkpoint."""
+        return self._own.get("execution")
+
+    @property
+    def average(self) -> dict[str, Any] | None:
+        """The averaged weights, where they were kept."""
+        return self._own.get("average")
+
+    @property
+    def mirroring(self) -> dict[str, Any] | None:
+        """Its axes and pairs; None for a stock checkpoint."""
+        return self._own.get("mirroring")
+
+    @property
+    def has_momentum(self) -> bool:
+        """Whether the optimizer's state is there: not in a `best` of ours."""
+        return bool(self.checkpoint["optimizer_state"]["state"])
+
+    @property
+    def rank(self) -> tuple[bool, int, int]:
+        """How far it is; one that continues exactly goes before one that does not."""
+        return self.has_momentum, self.epoch, self.position.step
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        return dict(self.checkpoint.get("stu") or {})
 
 
 def is_trained(paths: RunPaths) -> bool:
@@ -47,28 +83,31 @@ def is_finished(paths: RunPaths) -> bool:
     return is_trained(paths) and paths.validation_summary.is_file()
 
 
+def list_checkpoints(paths: RunPaths) -> list[Path]:
+    """List the checkpoints a run may continue from that are there."""
+    latest = paths.checkpoint("latest")
+    older = [previous_path(latest, age) for age in range(1, NUM_OLDER + 1)]
+    candidates = [paths.checkpoint("final"), latest, *older, paths.checkpoint("best")]
+    return [path for path in candidates if path.is_file()]
+
+
 def find_resume_point(paths: RunPaths) -> ResumePoint | None:
-    """Find the newest valid checkpoint of a run, by the epoch inside it; None when there is none.
+    """Find the valid checkpoint of a run that is farthest, by the step inside it; None when there is none.
+
+    Damaged ones are passed over and kept.
 
     Raises:
         ModelError: there are checkpoints, and every one is damaged.
     """
-    from stu_pipeline.nnunet.checkpoint import read_checkpoint
-
-    latest = paths.checkpoint("latest")
-    candidates = [paths.checkpoint("final"), latest, previous_path(latest), paths.checkpoint("best")]
-    present = [path for path in candidates if path.is_file()]
+    present = list_checkpoints(paths)
     best: ResumePoint | None = None
     damaged: list[Path] = []
     for path in present:
-        try:
-            checkpoint = read_checkpoint(path, required=_REQUIRED_KEYS)
-        except (ModelError, NonFiniteError) as error:
-            _log.warning("%s", error)
+        point = _read_point(path)
+        if point is None:
             damaged.append(path)
-            continue
-        if best is None or int(checkpoint["current_epoch"]) > best.epoch:
-            best = ResumePoint(path=path, checkpoint=checkpoint)
+        elif best is None or point.rank > best.rank:
+            best = point
     if present and best is None:
         raise ModelError(
             f"no checkpoint of this run can be read: {', '.join(path.name for path in damaged)}",
@@ -78,3 +117,15 @@ def find_resume_point(paths: RunPaths) -> ResumePoint | None:
     if best is None:
         return None
     return ResumePoint(path=best.path, checkpoint=best.checkpoint, damaged=tuple(damaged))
+
+
+def _read_point(path: Path) -> ResumePoint | None:
+    from stu_pipeline.nnunet.checkpoint import read_checkpoint
+
+    try:
+        point = ResumePoint(path=path, checkpoint=read_checkpoint(path, required=_REQUIRED_KEYS))
+        _ = point.rank
+    except (ModelError, NonFiniteError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _log.warning("'%s' cannot be continued: %s", path.name, error)
+        return None
+    return point

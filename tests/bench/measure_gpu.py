@@ -3,7 +3,7 @@
     make gpu                                       # or: python -m tests.bench.measure_gpu --minutes 20
     python -m tests.bench.measure_gpu --device cpu --rows 2 --tiny      # shows that it runs; measures no GPU
 
-Every row is a plan of its own, run by `stu_pipeline.nnunet.probe`: the trainer's network, loss, optimizer, precision
+Every row is a plan of its own, run by `stu_pipeline.training.probe`: the trainer's network, loss, optimizer, precision
 and checkpointing. Rows come in order of what they tell, and `plans/measured_gpu.json` is written after every row, so
 that a run that is cut short keeps what it has and the next one continues. Rows that ran out of memory have no
 `peak_bytes`; rows with `compiled` ran through torch.compile, as trainings on CUDA do by default.
@@ -24,14 +24,13 @@ from typing import Any
 import torch
 
 from stu_pipeline.networks.scales import SCALES, Scale
-from stu_pipeline.nnunet.environment import set_variables
-from stu_pipeline.nnunet.probe import DEFAULT_NUM_STEPS, probe_configuration
 from stu_pipeline.plan_architecture import NETWORK_CLASS
 from stu_pipeline.plan_execution import Execution
 from stu_pipeline.planfile import PlanFile, parse_plan
 from stu_pipeline.planning.refit import build_measured_document
 from stu_pipeline.records import read_versions
 from stu_pipeline.storage import read_json, write_json
+from stu_pipeline.training.probe import DEFAULT_NUM_STEPS, probe_configuration
 
 TARGET = Path(__file__).resolve().parents[2] / "plans" / "measured_gpu.json"
 CUBES = (128, 96, 160, 64)
@@ -164,11 +163,10 @@ def measure_rows(
         if time.monotonic() - start > 60 * minutes:
             print("time is up; the next run continues here")
             break
-        entry = (
-            facts
-            | measure(row, device, num_steps=num_steps)
-            | {"date": datetime.datetime.now(datetime.UTC).date().isoformat()}
-        )
+        measured = measure(row, device, num_steps=num_steps)
+        if measured is None:
+            continue
+        entry = facts | measured | {"date": datetime.datetime.now(datetime.UTC).date().isoformat()}
         entries.append(entry)
         count += 1
         write_table(entries, target)
@@ -176,17 +174,20 @@ def measure_rows(
     return count
 
 
-def measure(row: Row, device: str, *, num_steps: int) -> dict[str, Any]:
-    """Run the step of one row. Out of memory leaves `peak_bytes` and `step_s` empty."""
-    with set_variables({"nnUNet_compile": str(row.compiled)}):
-        result = probe_configuration(
-            build_plan(row),
-            CONFIGURATION,
-            device=device,
-            precision=row.precision,
-            num_steps=num_steps,
-            dataset_json=describe_dataset(row),
-        )
+def measure(row: Row, device: str, *, num_steps: int) -> dict[str, Any] | None:
+    """Run the step of one row. Out of memory leaves `peak_bytes` and `step_s` empty; None: it cannot be compiled."""
+    result = probe_configuration(
+        build_plan(row),
+        CONFIGURATION,
+        device=device,
+        precision=row.precision,
+        compile="on" if row.compiled else "off",
+        num_steps=num_steps,
+        dataset_json=describe_dataset(row),
+    )
+    if row.compiled and not result.is_compiled and not result.is_out_of_memory:
+        print(f"{row}: {result.note}")
+        return None
     return {
         "peak_bytes": _to_bytes(result.peak_gib),
         "tensors_bytes": _to_bytes(result.tensors_gib),

@@ -7,15 +7,17 @@ import pytest
 import torch
 
 from stu_pipeline import PlanConfig, PreprocessConfig, plan, preprocess
-from stu_pipeline.errors import ModelError, NonFiniteError
+from stu_pipeline.errors import ModelError
 from stu_pipeline.nnunet.checkpoint import read_checkpoint
 from stu_pipeline.nnunet.environment import engine_environment
-from stu_pipeline.nnunet.online_scores import count_matches
 from stu_pipeline.nnunet.output import engine_output
 from stu_pipeline.nnunet.session import choose_precision, cpu_computes_bf16, open_trainer
 from stu_pipeline.nnunet.settings import TrainerSettings
 from stu_pipeline.storage import read_json
+from stu_pipeline.training.online_scores import count_matches
+from stu_pipeline.training.online_validation import score_patches
 from stu_pipeline.workspace import find_dataset, use_workspace
+from tests.steps import make_batch, make_step
 from tests.synthetic import write_tiny_dataset
 
 STOCK_KEYS = {
@@ -81,16 +83,6 @@ def open_run(dataset, monkeypatch):
     environment.__exit__(None, None, None)
 
 
-def make_batch(trainer, *, value=0.0, num_samples=2):
-    patch = trainer.configuration_manager.patch_size
-    data = torch.randn(num_samples, 1, *patch) + value
-    sizes = [data.shape[2:]]
-    for stride in trainer.configuration_manager.pool_op_kernel_sizes[1:-1]:
-        sizes.append([size // step for size, step in zip(sizes[-1], stride, strict=True)])
-    target = [torch.randint(0, 3, (num_samples, 1, *size)).float() for size in sizes]
-    return {"data": data, "target": target, "keys": ["case_000", "case_001"]}
-
-
 def test_the_class_has_the_stock_name_and_folder(open_run, dataset):
     trainer = open_run()
     assert type(trainer).__name__ == "nnUNetTrainer"
@@ -100,8 +92,8 @@ def test_the_class_has_the_stock_name_and_folder(open_run, dataset):
 def test_network_outputs_and_deep_supervision_targets_have_the_same_sizes(open_run):
     trainer = open_run()
     batch = make_batch(trainer)
-    outputs = trainer.network(batch["data"])
-    assert [tuple(output.shape[2:]) for output in outputs] == [tuple(t.shape[2:]) for t in batch["target"]]
+    outputs = trainer.network(batch.data)
+    assert [tuple(output.shape[2:]) for output in outputs] == [tuple(target.shape[2:]) for target in batch.targets]
     assert len(trainer._get_deep_supervision_scales()) == 5
 
 
@@ -109,8 +101,8 @@ def test_network_outputs_and_deep_supervision_targets_have_the_same_sizes(open_r
 def test_a_step_lowers_the_loss_of_its_own_batch(open_run, precision):
     trainer = open_run(precision=precision, seed=0)
     trainer.network.train()
-    batch = make_batch(trainer)
-    losses = [float(trainer.train_step(batch)["loss"]) for _ in range(4)]
+    step, batch = make_step(trainer), make_batch(trainer)
+    losses = [float(step.run(batch).loss) for _ in range(4)]
     assert losses[-1] < losses[0]
 
 
@@ -121,22 +113,24 @@ def test_auto_precision_on_the_cpu_avoids_bf16_on_tiny_feature_maps():
     assert choose_precision("auto", cpu, smallest_map_voxels=175) == ("bf16" if cpu_computes_bf16() else "fp32")
 
 
-def test_a_non_finite_loss_leaves_the_weights_alone(open_run):
+def test_a_non_finite_loss_leaves_weights_and_momentum_alone(open_run):
     trainer = open_run()
     trainer.network.train()
+    step = make_step(trainer)
+    step.run(make_batch(trainer))
     before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
-    batch = make_batch(trainer, value=float("nan"))
-    for _ in range(2):
-        assert np.isnan(trainer.train_step(batch)["loss"])
-    with pytest.raises(NonFiniteError, match="case_000, case_001"):
-        trainer.train_step(batch)
+    momentum = [state["momentum_buffer"].clone() for state in trainer.optimizer.state.values()]
+    outcome = step.run(make_batch(trainer, value=float("nan")))
+    assert float(outcome.is_fault) == 1 and not torch.isfinite(outcome.loss)
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.network.state_dict().items())
+    after = [state["momentum_buffer"] for state in trainer.optimizer.state.values()]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(momentum, after, strict=True))
 
 
 def test_a_checkpoint_has_stock_keys_plain_values_and_the_settings(open_run):
     trainer = open_run(learning_rate=0.02, seed=5)
     trainer.network.train()
-    trainer.train_step(make_batch(trainer))
+    make_step(trainer).run(make_batch(trainer))
     trainer.logger.log("mean_fg_dice", np.float64(0.5), 0)
     trainer._best_ema = 0.5
     path = trainer.paths.checkpoint("best")
@@ -153,10 +147,10 @@ def test_a_checkpoint_has_stock_keys_plain_values_and_the_settings(open_run):
 def test_weights_momentum_and_epoch_survive_a_checkpoint(open_run):
     trainer = open_run(seed=1)
     trainer.network.train()
-    trainer.train_step(make_batch(trainer))
+    make_step(trainer).run(make_batch(trainer))
     trainer.current_epoch = 6
     path = trainer.paths.checkpoint("latest")
-    trainer.save_checkpoint(str(path), is_epoch_done=False)
+    trainer.save_checkpoint(str(path))
     other = open_run(seed=2)
     other.load_checkpoint(read_checkpoint(path))
     assert other.current_epoch == 6
@@ -183,11 +177,6 @@ def test_a_checkpoint_of_another_network_is_refused(open_run):
 def test_online_counts_equal_the_engines(ignore):
     from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
 
-    class Labels:
-        has_regions = False
-        has_ignore_label = ignore is not None
-        ignore_label = ignore
-
     torch.manual_seed(0)
     output = torch.randn(2, 3, 5, 6, 7)
     target = torch.randint(0, 3 if ignore is None else 4, (2, 1, 5, 6, 7))
@@ -195,23 +184,15 @@ def test_online_counts_equal_the_engines(ignore):
     cleaned = torch.where(target == ignore, 0, target) if ignore is not None else target
     predicted = torch.nn.functional.one_hot(output.argmax(1), 3).movedim(-1, 1)
     tp, fp, fn, _ = get_tp_fp_fn_tn(predicted, cleaned, axes=[0, 2, 3, 4], mask=mask)
-    counts = count_matches(output, target, Labels)
-    assert counts["tp_hard"].tolist() == tp[1:].tolist()
-    assert counts["fp_hard"].tolist() == fp[1:].tolist()
-    assert counts["fn_hard"].tolist() == fn[1:].tolist()
+    counts = count_matches(output, target, regions=False, ignore_label=ignore)
+    assert counts.tolist() == [tp[1:].tolist(), fp[1:].tolist(), fn[1:].tolist()]
 
 
 def test_online_counts_of_regions_leave_ignored_voxels_out():
-    class Labels:
-        has_regions = True
-        has_ignore_label = True
-
     output = torch.full((1, 2, 1, 1, 4), 5.0)
-    target = torch.tensor([[[[[1, 1, 0, 0]]], [[[0, 0, 0, 1]]], [[[0, 1, 0, 0]]]]])[0][None, :, 0]
-    counts = count_matches(output, target.reshape(1, 3, 1, 1, 4), Labels)
-    assert counts["tp_hard"].tolist() == [1, 1]
-    assert counts["fp_hard"].tolist() == [2, 2]
-    assert counts["fn_hard"].tolist() == [0, 0]
+    target = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0]]).reshape(1, 3, 1, 1, 4)
+    counts = count_matches(output, target, regions=True, ignore_label=3)
+    assert counts.tolist() == [[1, 1], [2, 2], [0, 0]]
 
 
 def test_summary_of_validations_is_what_stock_would_write(tmp_path):
@@ -237,7 +218,7 @@ def test_a_step_in_parts_with_checkpointing_moves_the_weights_as_the_whole_batch
     losses = []
     for trainer in trainers:
         trainer.network.train()
-        losses.append(float(trainer.train_step(batch)["loss"]))
+        losses.append(float(make_step(trainer).run(batch).loss))
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     whole, parts = (join_weights(trainer) - start for trainer in trainers)
     # Instance normalisation over a few voxels makes 1e-4 out of float32's rounding; in float64 it is 5e-16.
@@ -248,32 +229,31 @@ def join_weights(trainer):
     return torch.cat([weight.detach().flatten().double() for weight in trainer.network.parameters()])
 
 
-def test_a_validation_step_in_parts_gives_the_same_loss_and_counts(open_run):
+def test_a_validation_batch_in_parts_gives_the_same_loss_and_counts(open_run):
     results = []
     for execution in (None, PARTS):
         trainer = open_run(batch=3, execution=execution, seed=3)
         torch.manual_seed(0)
-        with torch.no_grad():
-            results.append(trainer.validation_step(make_batch(trainer, num_samples=3)))
-    assert results[0]["loss"] == pytest.approx(results[1]["loss"], abs=1e-5)
-    for name in ("tp_hard", "fp_hard", "fn_hard"):
-        # A voxel whose two best labels are level may go either way.
-        assert np.abs(results[0][name] - results[1][name]).max() <= 3
+        batch = make_batch(trainer, num_samples=3)
+        options = {"regions": False, "ignore_label": None, "between": lambda device: None}
+        results += score_patches(make_step(trainer), [trainer.network], [batch], **options)
+    assert results[0].loss == pytest.approx(results[1].loss, abs=1e-5)
+    # A voxel whose two best labels are level may go either way.
+    assert np.abs(results[0].counts - results[1].counts).max() <= 3
 
 
 def test_one_part_of_a_batch_that_is_not_finite_spoils_the_step(open_run):
     trainer = open_run(batch=3, execution=PARTS)
     trainer.network.train()
     batch = make_batch(trainer, num_samples=3)
-    batch["data"][2] = float("nan")
+    batch.data[2] = float("nan")
     before = [weight.detach().clone() for weight in trainer.network.parameters()]
-    assert np.isnan(trainer.train_step(batch)["loss"])
+    assert float(make_step(trainer).run(batch).is_fault) == 1
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.network.parameters(), strict=True))
-    assert all(weight.grad is None for weight in trainer.network.parameters())
 
 
 def test_the_loader_yields_the_effective_batch_and_the_run_tells_how_it_is_split(open_run):
-    trainer = open_run(batch=3, execution=PARTS)
+    trainer = open_run(batch=3, execution=PARTS, augment="cpu")
     with engine_output(None):
         loader, _ = trainer.get_dataloaders()
     assert next(loader)["data"].shape[0] == 3
@@ -307,7 +287,7 @@ def count_forced(loader, num_batches):
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_batch_of_one_is_foreground_in_a_third_of_the_steps(open_run, which):
-    trainer = open_run(batch=1)
+    trainer = open_run(batch=1, augment="cpu")
     with engine_output(None):
         loader = trainer.get_dataloaders()[which].data_loader
     loader.transforms = None
@@ -320,8 +300,18 @@ def test_a_batch_of_one_is_foreground_in_a_third_of_the_steps(open_run, which):
 
 def test_stock_never_forces_foreground_in_a_batch_of_one_and_half_of_a_batch_of_two(open_run):
     for batch, expected in ((1, 0), (2, 20), (3, 20)):
-        trainer = open_run(batch=batch)
+        trainer = open_run(batch=batch, augment="cpu")
         trainer.probabilistic_oversampling = False
         with engine_output(None):
             loader = trainer.get_dataloaders()[1].data_loader
         assert count_forced(loader, 20) == (expected, 20 * batch)
+
+
+def test_an_epoch_without_any_label_does_not_spoil_the_moving_average(open_run):
+    epochs = open_run().epochs
+    for epoch, positives in enumerate((0.0, 4.0, 0.0)):
+        epochs.begin(epoch, learning_rate=0.01)
+        epochs.finish(epoch, train_loss=1.0, val_loss=1.0, counts=np.full((3, 2), positives))
+    moving = epochs.list_moving_dice()
+    assert moving[0] == 0 and moving[1] == pytest.approx(0.05) and moving[2] == moving[1]
+    assert np.isnan(epochs.read("mean_fg_dice"))

@@ -238,12 +238,12 @@ def test_memory_that_runs_out_in_a_training_is_explained(tiny: Tiny, tmp_path, c
     def run_out(*unused, **also_unused):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
-    monkeypatch.setattr("stu_pipeline.nnunet.trainer.accumulate_gradients", run_out)
+    monkeypatch.setattr("stu_pipeline.training.step.run_network", run_out)
     workspace = make_workspace(tiny.workspace.raw.parent, results=tmp_path / "results")
     command = ("train", DATASET_ID, "--scale", "S", "--fold", 0, "--epochs", 1, "--iterations", 1, "--device", "cpu")
     assert run_stu(workspace, *command, "--workers", 0) == 6
     error = _read_error(capfd)
-    assert "memory ran out in epoch 0" in error and "--gpu-memory" in error
+    assert "memory ran out" in error and "--gpu-memory" in error
 
 
 def test_a_full_disk_stops_a_prediction_and_the_same_command_goes_on(workspace, model, tmp_path, capfd):

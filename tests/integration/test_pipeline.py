@@ -134,7 +134,7 @@ def test_a_stopped_training_continues_where_it_was(narrow: Workspace):
     assert finished["logging"]["train_losses"][0] == stopped["logging"]["train_losses"][0]
     assert [json.loads(line)["epoch"] for line in (fold / "metrics.jsonl").read_text().splitlines()] == [0, 1, 2]
     continued = json.loads((fold / "run.json").read_text())["continued_from"]
-    assert continued == {"checkpoint": "checkpoint_latest.pth", "epoch": 1}
+    assert continued == {"checkpoint": "checkpoint_latest.pth", "epoch": 1, "step": stopped["stu"]["position"]["step"]}
 
 
 def test_a_killed_training_continues_from_its_last_checkpoint(narrow: Workspace):

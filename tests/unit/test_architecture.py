@@ -22,7 +22,7 @@ HEAVY = (
 )  # fmt: skip
 # Parts of the package that each part may import, function-level imports included. Stages are not in any stage's list.
 # `stu_pipeline` stands for the package itself (the public names and the version).
-FOUNDATION = {"errors", "storage", "workspace", "records", "log", "workers", "host"}
+FOUNDATION = {"errors", "storage", "workspace", "records", "log", "worker_process", "workers", "host"}
 PLAN_PARTS = {"planfile", "plan_architecture", "plan_execution", "preprocessed_size"}
 SHARED = FOUNDATION | {"datasets", "networks", "nnunet"} | PLAN_PARTS
 ALLOWED = {
@@ -33,7 +33,8 @@ ALLOWED = {
     "log": set(),
     "host": set(),
     "records": {"errors", "storage"},
-    "workers": {"errors"},
+    "worker_process": {"errors"},
+    "workers": {"errors", "worker_process"},
     "networks": {"errors"},
     "datasets": FOUNDATION,
     "plan_architecture": {"errors", "networks"},
@@ -55,6 +56,7 @@ CLI_ALLOWED_MODULES = {
     "stu_pipeline.evaluation.overlay",
     "stu_pipeline.evaluation.report",
     "stu_pipeline.prediction.find_model",
+    "stu_pipeline.training.watch",
     *(f"stu_pipeline.{stage}.config" for stage in STAGES),
     *(f"stu_pipeline.{stage}.{verb}" for stage, verb in zip(
         STAGES, ("plan", "preprocess", "train", "predict", "evaluate"), strict=True)),
@@ -218,8 +220,8 @@ def test_the_environment_is_read_in_few_places():
         for node in ast.walk(parse(path))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
-    # `workers` sets the number of threads of the processes it starts.
-    assert readers <= {"stu_pipeline.workspace", "stu_pipeline.nnunet.environment", "stu_pipeline.workers"}
+    # `worker_process` sets the number of threads of the processes it starts.
+    assert readers <= {"stu_pipeline.workspace", "stu_pipeline.nnunet.environment", "stu_pipeline.worker_process"}
 
 
 def import_times(*command):

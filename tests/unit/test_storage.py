@@ -114,13 +114,19 @@ def test_the_file_has_the_mode_that_open_would_give(tmp_path):
     assert modes["ours"] == modes["plain"]
 
 
-def test_the_replaced_file_is_kept_when_asked_for(tmp_path):
+@pytest.mark.parametrize(
+    ("num_kept", "expected"), [(0, ["three"]), (1, ["three", "two"]), (2, ["three", "two", "one"])]
+)
+def test_as_many_replaced_files_are_kept_as_asked_for(tmp_path, num_kept, expected):
     target = tmp_path / "checkpoint_latest.pth"
-    for content in ("one", "two", "three"):
-        write_atomically(target, lambda path, content=content: path.write_text(content) and None, keep_previous=True)
-    assert target.read_text() == "three" and previous_path(target).read_text() == "two"
-    assert previous_path(target).name == "checkpoint_latest.previous.pth"
-    assert len(list_names(tmp_path)) == 2
+    for content in ("zero", "one", "two", "three"):
+        write_atomically(target, lambda path, content=content: path.write_text(content) and None, num_kept=num_kept)
+    older = [previous_path(target, age) for age in range(1, num_kept + 1)]
+    assert [path.read_text() for path in (target, *older)] == expected
+    assert len(list_names(tmp_path)) == 1 + num_kept
+    assert [path.name for path in older] == ["checkpoint_latest.previous.pth", "checkpoint_latest.previous2.pth"][
+        :num_kept
+    ]
 
 
 def test_json_comes_back_and_is_readable_by_people(tmp_path):

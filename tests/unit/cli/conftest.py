@@ -22,7 +22,7 @@ def make_console():
     yield make
     for console in made:
         console.close()
-        console._talk.close()
+        console.talk.close()
 
 
 @pytest.fixture(autouse=True)

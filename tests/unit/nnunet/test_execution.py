@@ -33,15 +33,22 @@ def test_the_block_is_read():
 
 def test_a_configuration_added_by_hand_runs_in_the_parts_of_the_one_it_inherits_from():
     plan = make_plan(micro_batch=2, activation_checkpointing=True, batch_dice_scope="effective batch")
-    expected = Execution(micro_batch=2, activation_checkpointing=True, batch_dice_scope="micro-batch")
+    expected = Execution(micro_batch=2, activation_checkpointing=True, batch_dice_scope="effective batch")
     assert require_execution(plan, "mine") == expected
+
+
+@pytest.mark.parametrize("scope", ["effective batch", "micro-batch"])
+def test_batch_dice_of_parts_may_run_over_all_of_them_or_as_in_older_plans_over_each(scope):
+    plan = make_plan(micro_batch=1, activation_checkpointing=False, batch_dice_scope=scope)
+    assert require_execution(plan, "3d_fullres").batch_dice_scope == scope
 
 
 @pytest.mark.parametrize(
     ("scope", "batch", "batch_dice", "actual"),
     [
-        ("effective batch", 2, True, "micro-batch"),
-        ("sample", 2, True, "micro-batch"),
+        ("effective batch", 2, False, "sample"),
+        ("sample", 2, True, "effective batch or per micro-batch"),
+        ("sample", 1, True, "effective batch"),
         ("micro-batch", 2, False, "sample"),
         ("micro-batch", 1, True, "effective batch"),
     ],

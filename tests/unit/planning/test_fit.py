@@ -115,15 +115,28 @@ def test_batch_dice_prefers_the_whole_batch_with_checkpointing() -> None:
     assert fit.keeps_recipe
 
 
-def test_batch_dice_that_cannot_be_kept_is_recorded_and_said() -> None:
+def test_batch_dice_of_a_batch_in_parts_is_kept_and_its_extra_pass_is_said() -> None:
     demand = make_demand(batch_dice=True)
     fit = fit_configuration(MODEL, demand, "B", measure(demand, "B", 1))
-    assert fit.execution == Execution(micro_batch=1, batch_dice_scope="micro-batch")
-    assert not fit.keeps_recipe
-    assert (
-        "batch Dice: over the 1 of a micro-batch only, nnU-Net's is over 2"
-        in explain_fit(fit, MODEL, scale_reason="because")[-1]
-    )
+    assert fit.execution == Execution(micro_batch=1, batch_dice_scope="effective batch")
+    assert fit.keeps_recipe
+    line = "batch Dice: over all 2 samples of a step, as nnU-Net; summed in a forward pass of its own, a step takes"
+    assert explain_fit(fit, MODEL, scale_reason="because")[-1] == f"{line} about a third longer"
+
+
+def test_batch_dice_of_a_whole_batch_needs_no_extra_pass() -> None:
+    fit = fit_configuration(MODEL, make_demand(batch_dice=True), "B", 80.0)
+    assert fit.execution == Execution(micro_batch=2, batch_dice_scope="effective batch")
+    lines = explain_fit(fit, MODEL, scale_reason="because")
+    assert lines[-1] == "batch Dice: over all 2 samples of a step, as nnU-Net"
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_no_plan_splits_batch_dice_whatever_the_memory(batch_dice: bool) -> None:
+    expected = "effective batch" if batch_dice else "sample"
+    for memory_gib in (2.0, 4.0, 6.0, 8.0, 12.0, 24.0, 80.0):
+        fit = fit_configuration(MODEL, make_demand(batch=5, batch_dice=batch_dice), "B", memory_gib)
+        assert fit.execution.batch_dice_scope == expected
 
 
 def test_nothing_fits_returns_the_smallest_patch() -> None:

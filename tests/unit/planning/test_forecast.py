@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from stu_pipeline.plan_execution import Execution
 from stu_pipeline.planning.config import ConfigurationForecast
 from stu_pipeline.planning.fit import Demand, fit_configuration
 from stu_pipeline.planning.forecast import Coefficients, apply_measurement, forecast_configuration, read_coefficients
-from stu_pipeline.planning.step_time import parse_time_model
+from stu_pipeline.planning.step_time import count_passes, parse_time_model
 
 STRIDES = ((1, 1, 1), *((2, 2, 2),) * 5)
 PUBLISHED_HOURS = {"S": 10, "B": 15, "L": 51}
@@ -52,6 +53,51 @@ def test_checkpointing_costs_about_a_third_more_time(known: Coefficients) -> Non
     plain, checkpointed = make_forecast(known, "H", 80.0), make_forecast(known, "H", 36.0)
     assert checkpointed.execution.activation_checkpointing
     assert checkpointed.seconds_per_epoch / plain.seconds_per_epoch == pytest.approx(1.3, abs=0.03)
+
+
+def test_batch_dice_of_a_batch_in_parts_costs_a_forward_pass_more(known: Coefficients) -> None:
+    def measure_work(**execution: object) -> float:
+        found = known.time.forecast_epoch_s(10**14, batch=2, execution=Execution(**execution))
+        return found - known.time.overhead_s
+
+    # 250 steps of 3 passes and 50 of 1; the sums are one more of each.
+    whole = measure_work(micro_batch=2, batch_dice_scope="effective batch")
+    assert measure_work(micro_batch=1) == pytest.approx(whole)
+    split = measure_work(micro_batch=1, batch_dice_scope="effective batch")
+    assert split == pytest.approx(whole * (250 * 4 + 50 * 2) / (250 * 3 + 50))
+
+
+def test_a_plan_whose_batch_dice_takes_an_extra_pass_is_forecast_with_it(known: Coefficients) -> None:
+    plain, split = (make_forecast(known, "L", 14.0, batch_dice=is_on) for is_on in (False, True))
+    assert plain.execution == Execution(micro_batch=1, activation_checkpointing=True)
+    assert split.execution == replace(plain.execution, batch_dice_scope="effective batch")
+    work_s, split_s = (item.seconds_per_epoch - known.time.overhead_s for item in (plain, split))
+    assert split_s == pytest.approx(work_s * (250 * 5 + 50 * 2) / (250 * 4 + 50), rel=0.01)
+
+
+def test_the_measured_step_of_a_batch_in_parts_holds_the_extra_pass_and_validation_does_too(
+    known: Coefficients,
+) -> None:
+    item = replace(make_forecast(known), execution=Execution(micro_batch=1, batch_dice_scope="effective batch"))
+    after = apply_measurement(item, known.time, peak_gib=None, step_s=0.4, device="some GPU")
+    assert after.seconds_per_epoch == pytest.approx(0.4 * (250 + 50 * 2 / 4), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "checkpointing", "scope", "expected"),
+    [
+        (2, False, "sample", (3, 1)),
+        (1, False, "sample", (3, 1)),
+        (2, True, "effective batch", (4, 1)),
+        (1, False, "effective batch", (4, 2)),
+        (1, True, "effective batch", (5, 2)),
+        (1, False, "micro-batch", (3, 1)),
+    ],
+)
+def test_passes_are_counted(micro_batch: int, checkpointing: bool, scope: str, expected: tuple[int, int]) -> None:
+    execution = Execution(micro_batch=micro_batch, activation_checkpointing=checkpointing, batch_dice_scope=scope)
+    passes = count_passes(execution, batch=2)
+    assert (passes.training, passes.validation) == expected
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,12 @@ def invoke(*arguments: str) -> object:
     app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command("plan")(plan_command)
     return CliRunner().invoke(app, list(arguments))
+
+
+def test_a_batch_in_parts_whose_dice_takes_a_pass_of_its_own_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    split = replace(RESULT.configurations[0], execution=Execution(micro_batch=4, batch_dice_scope="effective batch"))
+    show_plan(Console(), replace(RESULT, configurations=(split,)))
+    assert "4 at a time, 2 times, Dice in a pass of its own" in capsys.readouterr().out
 
 
 def test_the_output_explains_the_choice_and_says_where_files_go(capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,13 +64,21 @@ def test_execution_is_part_of_the_view() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "micro_batch", "scope"), [(8, 2, "micro-batch"), (2, 2, "effective batch"), (1, 1, "effective batch")]
+    ("batch", "micro_batch", "scope"), [(8, 2, "effective batch"), (2, 2, "effective batch"), (1, 1, "effective batch")]
 )
 def test_a_configuration_of_ones_own_runs_as_the_one_it_inherits_from(batch: int, micro_batch: int, scope: str) -> None:
     raw = read_reference("large_ct_huge")
     raw["configurations"]["3d_mine"] = {"inherits_from": "3d_fullres", "batch_size": batch}
     execution = parse_plan(raw).configuration("3d_mine").execution
     assert execution == Execution(micro_batch=micro_batch, activation_checkpointing=True, batch_dice_scope=scope)
+
+
+@pytest.mark.parametrize(("batch", "scope"), [(8, "micro-batch"), (1, "effective batch")])
+def test_a_plan_that_splits_batch_dice_does_so_for_a_configuration_of_ones_own(batch: int, scope: str) -> None:
+    raw = read_reference("large_ct_huge")
+    raw["stu"]["execution"]["3d_fullres"].update(micro_batch=1, batch_dice_scope="micro-batch")
+    raw["configurations"]["3d_mine"] = {"inherits_from": "3d_fullres", "batch_size": batch}
+    assert parse_plan(raw).configuration("3d_mine").execution.batch_dice_scope == scope
 
 
 @pytest.mark.parametrize(

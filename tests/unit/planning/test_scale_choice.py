@@ -80,10 +80,11 @@ def test_auto_steps_down_rather_than_shrink_the_patch(choose: Choose) -> None:
     assert "B does not fit 8.4 GiB with nnU-Net's patch" in choice.reason
 
 
-def test_auto_steps_down_rather_than_split_batch_dice(choose: Choose) -> None:
+def test_auto_keeps_a_scale_whose_batch_dice_takes_an_extra_pass(choose: Choose) -> None:
     choice = choose(11.0, size=160, batch_dice=True)
-    assert choice.scale == "S"
-    assert "B fits 11.0 GiB only with batch Dice split over micro-batches" in choice.reason
+    assert choice.scale == "B"
+    execution = choice.rows[1].execution
+    assert (execution.micro_batch, execution.batch_dice_scope) == (1, "effective batch")
 
 
 def test_auto_shrinks_the_smallest_scale_when_nothing_else_is_left(choose: Choose) -> None:

@@ -7,11 +7,11 @@ from stu_pipeline.training.run_state import find_resume_point, is_finished, is_t
 from stu_pipeline.workspace import RunPaths
 
 
-def write_checkpoint(path, epoch, *, weight=1.0, settings=None):
+def write_checkpoint(path, epoch, *, weight=1.0, settings=None, step=None, momentum=True):
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "network_weights": {"weight": torch.full((64, 64), weight)},
-        "optimizer_state": {},
+        "optimizer_state": {"state": {0: {"momentum_buffer": torch.zeros(1)}} if momentum else {}, "param_groups": []},
         "logging": {},
         "current_epoch": epoch,
         "init_args": {},
@@ -19,6 +19,8 @@ def write_checkpoint(path, epoch, *, weight=1.0, settings=None):
     }
     if settings is not None:
         content["stu"] = {"settings": settings}
+    if step is not None:
+        content["stu"] = {"position": {"step": step}}
     torch.save(content, path)
 
 
@@ -36,6 +38,32 @@ def test_the_checkpoint_with_the_highest_epoch_wins(paths):
     write_checkpoint(paths.checkpoint("best"), 7)
     write_checkpoint(paths.checkpoint("latest"), 5)
     assert find_resume_point(paths).path == paths.checkpoint("best")
+
+
+def test_within_an_epoch_the_later_step_wins(paths):
+    latest = paths.checkpoint("latest")
+    write_checkpoint(previous_path(latest), 5, step=9)
+    write_checkpoint(latest, 5, step=3)
+    resume = find_resume_point(paths)
+    assert resume.path == previous_path(latest)
+    assert (resume.epoch, resume.position.step) == (5, 9)
+
+
+def test_one_without_momentum_is_only_taken_when_there_is_no_other(paths):
+    write_checkpoint(paths.checkpoint("best"), 7, momentum=False)
+    assert not find_resume_point(paths).has_momentum
+    write_checkpoint(paths.checkpoint("latest"), 5)
+    assert find_resume_point(paths).epoch == 5
+
+
+def test_the_older_of_two_older_copies_is_found_too(paths):
+    latest = paths.checkpoint("latest")
+    write_checkpoint(previous_path(latest, 2), 3)
+    for path in (latest, previous_path(latest)):
+        path.write_bytes(b"cut")
+    resume = find_resume_point(paths)
+    assert resume.epoch == 3
+    assert set(resume.damaged) == {latest, previous_path(latest)}
 
 
 def test_a_cut_latest_falls_back_to_the_previous_one(paths):

@@ -1,0 +1,1 @@
+"""Augmentation: nnU-Net's random transforms, on the device that trains."""

@@ -1,0 +1,1 @@
+"""Parallel: one training on several GPUs and nodes."""

@@ -1,0 +1,254 @@
+"""Run the training of one fold in this process: resume, train, validate."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+
+import torch
+
+from stu_pipeline.errors import MemoryLimitError, StoppedError
+from stu_pipeline.host import count_usable_cores
+from stu_pipeline.log import Listener, Notice
+from stu_pipeline.nnunet.checkpoint import read_checkpoint
+from stu_pipeline.nnunet.environment import engine_environment
+from stu_pipeline.nnunet.memory_meter import is_out_of_memory
+from stu_pipeline.nnunet.output import engine_output
+from stu_pipeline.nnunet.session import choose_precision
+from stu_pipeline.nnunet.trainer import StopTrainingError, nnUNetTrainer
+from stu_pipeline.nnunet.validation import validate_fold
+from stu_pipeline.plan_execution import Execution
+from stu_pipeline.storage import read_json
+from stu_pipeline.training.assembly import Assembly, assemble
+from stu_pipeline.training.control import RunControl
+from stu_pipeline.training.job import Job
+from stu_pipeline.training.loop import TrainingLoop
+from stu_pipeline.training.opening import Run, open_run_trainer, open_whole_trainer
+from stu_pipeline.training.parallel.ranks import Ranks, open_ranks
+from stu_pipeline.training.parallel.reduce import share_from_main, wait_for_ranks
+from stu_pipeline.training.parallel.shares import choose_batch_rule, take_share
+from stu_pipeline.training.position import Position
+from stu_pipeline.training.progress import RunStory
+from stu_pipeline.training.run_record import RunRecord
+from stu_pipeline.training.run_settings import choose_settings
+from stu_pipeline.training.run_state import is_trained
+from stu_pipeline.training.same_run import require_same_run
+from stu_pipeline.training.signals import SignalFlags, catch_signals
+from stu_pipeline.training.space import require_checkpoint_space
+from stu_pipeline.training.start import choose_start, drop_outlived, drop_replaced
+from stu_pipeline.training.trackers import open_trackers
+
+_MAX_LOADER_WORKERS = 12
+
+
+def run_fold(job: Job, device: torch.device, ranks: Ranks, listen: Listener) -> None:
+    """Train and validate a fold, alone or together with other ranks.
+
+    Raises:
+        StuError: as `train` says.
+    """
+    num_workers = _choose_num_workers(job.config.num_workers, ranks)
+    with (
+        catch_signals() as flags,
+        open_ranks(ranks, device) as own_device,
+        engine_environment(job.dataset.workspace, num_workers=num_workers),
+        engine_output(job.paths.log if ranks.is_main else None),
+    ):
+        run = _prepare(job, own_device, ranks, listen, flags=flags, num_workers=num_workers)
+        with _open_story(run) as story:
+            _run(dataclasses.replace(run, listen=_tell_both(run.listen, story)), story)
+
+
+def _choose_num_workers(wanted: int | None, ranks: Ranks) -> int:
+    if wanted is not None:
+        return wanted
+    # Ranks of one node share its cores; one is left for the process that trains.
+    return min(_MAX_LOADER_WORKERS, max(1, count_usable_cores() // ranks.local_world_size - 1))
+
+
+def _prepare(
+    job: Job, device: torch.device, ranks: Ranks, listen: Listener, *, flags: SignalFlags, num_workers: int
+) -> Run:
+    resume = choose_start(job.config, job.paths, listen)
+    if resume is not None:
+        require_same_run(
+            resume.checkpoint,
+            job.plan.raw,
+            read_json(job.dataset.preprocessed_dataset_json),
+            configuration=job.configuration,
+            fold=job.config.fold,
+            where=job.paths.folder,
+        )
+    planned = job.plan.configuration(job.configuration)
+    precision = choose_precision(job.config.precision, device, smallest_map_voxels=planned.smallest_map_voxels)
+    # The seed may be drawn here: every rank takes the first one's.
+    settings = share_from_main(choose_settings(job.config, resume.settings if resume else {}, precision=precision))
+    rule = choose_batch_rule(
+        planned.batch_size,
+        ranks.world_size,
+        lr_given=job.config.learning_rate is not None,
+        num_epochs=settings.num_epochs,
+    )
+    return Run(
+        job=job,
+        ranks=ranks,
+        device=device,
+        listen=listen,
+        settings=settings,
+        resume=resume,
+        rule=rule,
+        flags=flags,
+        num_workers=num_workers,
+    )
+
+
+def _open_story(run: Run) -> contextlib.AbstractContextManager[RunStory | None]:
+    """Open what is kept and told of the run; the first rank's alone."""
+    if not run.ranks.is_main:
+        return contextlib.nullcontext()
+    job, first_epoch = run.job, run.resume.epoch if run.resume else 0
+    title = f"{job.dataset.name}, {job.plan.name}, {job.configuration}, fold {job.config.fold}"
+    trackers = open_trackers(
+        job.config.trackers,
+        job.paths.folder,
+        first_epoch=first_epoch,
+        facts={"title": title, **dataclasses.asdict(run.settings)},
+        listen=run.listen,
+    )
+    return RunStory(job.paths, first_epoch=first_epoch, trackers=trackers, listen=run.listen, title=title)
+
+
+def _tell_both(listen: Listener, story: RunStory | None) -> Listener:
+    if story is None:
+        return listen
+
+    def hear(event: object) -> None:
+        story.hear(event)
+        listen(event)
+
+    return hear
+
+
+def _run(run: Run, story: RunStory | None) -> None:
+    job = run.job
+    trainer = open_run_trainer(run)
+    try:
+        if not _is_over(trainer, run):
+            _train(trainer, run)
+            if story is not None:
+                story.plot()
+        _validate(trainer, run)
+    except StopTrainingError as error:
+        number = run.flags.stop_signal or error.signal_number
+        raise StoppedError(
+            f"stopped by signal {number} at epoch {trainer.current_epoch}, state saved",
+            signal_number=number,
+            where=job.paths.folder,
+            hint="run the same command to continue",
+        ) from None
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryLimitError(
+            f"memory ran out in epoch {trainer.current_epoch}: {str(error).partition(chr(10))[0]}",
+            where=job.paths.folder,
+            hint=f"plan for less: stu plan {job.dataset.name} --plan NAME --gpu-memory GIB",
+        ) from error
+
+
+def _is_over(trainer: nnUNetTrainer, run: Run) -> bool:
+    """Tell whether only the validation is left."""
+    resume = run.resume
+    if resume is None:
+        return False
+    wants_more = run.settings.num_epochs > int(resume.settings.get("num_epochs", trainer.current_epoch))
+    is_complete = resume.position.is_complete or trainer.current_epoch >= trainer.num_epochs
+    return is_trained(run.job.paths) and is_complete and not wants_more
+
+
+def _train(trainer: nnUNetTrainer, run: Run) -> None:
+    resume, paths = run.resume, run.job.paths
+    execution = _choose_execution(trainer, run)
+    record = RunRecord(run.job, trainer.settings, resume)
+    if run.ranks.is_main:
+        _record_start(trainer, run, record)
+        num_parameters = sum(weight.numel() for weight in trainer.bare_network.parameters())
+        require_checkpoint_space(paths, num_parameters, keeps_average=run.settings.ema_decay is not None)
+        drop_replaced(paths, is_new=resume is None)
+    wait_for_ranks()
+    parts = assemble(
+        Assembly(
+            trainer=trainer,
+            ranks=run.ranks,
+            batch_rule=run.rule,
+            control=RunControl(run.flags, interval_s=run.settings.checkpoint_interval_s),
+            listen=run.listen,
+            num_workers=run.num_workers,
+            execution=execution,
+            note_execution=record.note_execution,
+        )
+    )
+    if parts.average is not None and resume is not None and resume.average is not None:
+        parts.average.load_state_dict(resume.average)
+    position = resume.position if resume is not None else Position()
+    position.is_complete = False  # if it was, more epochs were asked for
+    try:
+        TrainingLoop(parts, position).run()
+    finally:
+        trainer.close_loaders()
+    if run.ranks.is_main:
+        drop_outlived(paths)
+
+
+def _record_start(trainer: nnUNetTrainer, run: Run, record: RunRecord) -> None:
+    execution = trainer.describe_execution()
+    record.write(
+        execution,
+        mirroring=trainer.mirroring.to_json(),
+        device=str(run.device),
+        num_workers=run.num_workers,
+        ranks=run.ranks,
+        batch_rule=run.rule,
+    )
+    run.listen(Notice(text=record.describe_start(str(run.device), execution, run.rule)))
+
+
+def _choose_execution(trainer: nnUNetTrainer, run: Run) -> Execution:
+    """Return the plan's, or the rung of the memory ladder where an earlier part of the run had arrived."""
+    planned = trainer.execution
+    stored = run.resume.execution if run.resume is not None else None
+    if stored is None:
+        return planned
+    return dataclasses.replace(
+        planned,
+        micro_batch=min(planned.micro_batch, int(stored["micro_batch"])),
+        activation_checkpointing=planned.activation_checkpointing or bool(stored["activation_checkpointing"]),
+    )
+
+
+def _validate(trainer: nnUNetTrainer, run: Run) -> None:
+    ranks = run.ranks
+    if trainer.sharding is not None:
+        # Passes through a sharded network take all ranks, and their cases differ in tiles: one rank does it alone.
+        if ranks.is_main:
+            validate_fold(open_whole_trainer(run), run.job.dataset)
+        wait_for_ranks()
+        return
+    validate = functools.partial(
+        validate_fold,
+        trainer,
+        run.job.dataset,
+        choose_share=lambda case_ids: take_share(case_ids, ranks.rank, ranks.world_size),
+        wait_for_others=wait_for_ranks,
+    )
+    paths = run.job.paths
+    if paths.checkpoint("ema").is_file() and not paths.averaged_summary.is_file():
+        trained = copy.deepcopy(trainer.bare_network.state_dict())
+        trainer.bare_network.load_state_dict(read_checkpoint(paths.checkpoint("ema"))["network_weights"])
+        validate(is_averaged=True)
+        trainer.bare_network.load_state_dict(trained)
+    # Last, because its summary is what says that the fold is finished.
+    validate()
+    wait_for_ranks()

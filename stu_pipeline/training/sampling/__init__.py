@@ -1,0 +1,1 @@
+"""Sampling: which patch of which case a training sees, and reading it in time."""
