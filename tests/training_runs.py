@@ -40,7 +40,7 @@ _RESULTS = ("epoch", "num_epochs", "train_loss", "val_loss", "dice", "mean_dice"
             "num_skipped_steps", "ema_weights_dice")  # fmt: skip
 _KILL_AT_CALL = REPOSITORY / "tests" / "kill_at_call"
 _SERVER = """
-import json, os, runpy, sys, traceback
+import json, os, runpy, signal, sys, traceback
 
 import stu_pipeline.cli.app
 import stu_pipeline.nnunet.session, stu_pipeline.nnunet.validation
@@ -50,6 +50,7 @@ from stu_pipeline.cli import main
 
 def begin(request):
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets background jobs ignore it
     for number, name, flags in ((0, os.devnull, os.O_RDONLY), (1, request["output"], os.O_WRONLY)):
         os.dup2(os.open(name, flags), number)
     os.dup2(1, 2)
@@ -321,6 +322,7 @@ class Training:
             process = subprocess.Popen(
                 [sys.executable, "-m", "stu_pipeline", *self.arguments], cwd=REPOSITORY, env=environment,
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
+                preexec_fn=_hear_interrupts,
             )  # fmt: skip
         return Started(process.pid, output, process.poll)
 
@@ -378,6 +380,11 @@ class Training:
         """Require a finished fold without anything that belongs to a run at work."""
         assert not self.list_leftovers()
         assert {path.name for path in self.list_checkpoints()} <= {f"checkpoint_{kind}.pth" for kind in KINDS}
+
+
+def _hear_interrupts() -> None:
+    # A shell lets what it starts in the background ignore Ctrl-C, the tests included.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _require_json(path: Path) -> None:

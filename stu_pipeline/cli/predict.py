@@ -38,7 +38,8 @@ def predict_command(
     ] = _DEFAULTS.configuration,
     folds: Annotated[str, typer.Option(help="Which folds: auto, or for example 0,1,2 or all.")] = "auto",
     checkpoint: Annotated[
-        Literal["final", "best", "latest"], typer.Option(help="best and latest also take unfinished folds.")
+        Literal["final", "best", "latest", "ema"],
+        typer.Option(help="best and latest also take unfinished folds; ema takes averaged weights."),
     ] = _DEFAULTS.checkpoint,
     tta: Annotated[
         Literal["full", "none"], typer.Option(help="Average mirrored copies, or not (8 times faster in 3D).")

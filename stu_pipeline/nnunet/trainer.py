@@ -99,13 +99,13 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
         self.mirroring = Mirroring(axes=axes)
         switch_checkpointing(self.bare_network, self.execution, where=self.paths.folder)
 
-    def describe_execution(self) -> dict[str, Any]:
-        """Return how a step runs, for the record of the run."""
+    def describe_execution(self, chosen: Execution | None = None) -> dict[str, Any]:
+        """Return how a step runs, for the record of the run; None takes the plan's way."""
         oversampling = {
             "share": float(self.oversample_foreground_percent),
             "is_probabilistic": bool(self.probabilistic_oversampling),
         }
-        known = describe_execution(self.execution, batch=int(self.configuration_manager.batch_size))
+        known = describe_execution(chosen or self.execution, batch=int(self.configuration_manager.batch_size))
         return {**known, "foreground_oversampling": oversampling}
 
     @property

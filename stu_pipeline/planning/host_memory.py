@@ -35,7 +35,7 @@ class CaseSizes:
 def forecast_training_ram_gib(
     host: Mapping[str, Any], *, patch: Sequence[int], batch: int, num_channels: int, num_mask_channels: int = 0
 ) -> float:
-    """Forecast the RAM of a training: the main process, nnU-Net's loader processes and the batches between them.
+    """Forecast the RAM of a training: the main process, the loader's processes and the samples that wait in memory.
 
     Args:
         host: the content of `plans/host.json`.
@@ -44,21 +44,26 @@ def forecast_training_ram_gib(
         num_channels: of the image.
         num_mask_channels: made from a previous stage's mask once a sample has its final size.
     """
-    voxel_bytes = num_channels * BYTES_PER_VALUE + BYTES_PER_LABEL
-    workers = host["loader_workers"] + host["loader_workers"] // 2
-    cached = max(host["smallest_cache"]["train"], host["loader_workers"] // 2)
-    cached += max(host["smallest_cache"]["validation"], host["loader_workers"] // 4)
+    num_label_maps = 2 if num_mask_channels else 1
+    voxel_bytes = num_channels * BYTES_PER_VALUE + num_label_maps * BYTES_PER_LABEL
+    workers, validation_workers = host["loader_workers"], 1 + host["loader_workers"] // 4
+    waiting = _forecast_waiting_bytes(host, batch, workers, math.prod(enlarge_patch(patch)) * voxel_bytes)
+    waiting += _forecast_waiting_bytes(host, batch, validation_workers, math.prod(patch) * voxel_bytes)
     batch_bytes = batch * math.prod(patch) * (voxel_bytes + num_mask_channels * BYTES_PER_VALUE)
-    worker_bytes = host["sample_copies"] * math.prod(enlarge_patch(patch)) * voxel_bytes + batch_bytes
-    # A cached batch is in a worker's queue and, pinned, in the main process.
-    moving_gib = (workers * worker_bytes + 2 * cached * batch_bytes) / BYTES_PER_GIB
-    return float(host["main_process_gib"] + workers * host["worker_gib"] + moving_gib)
+    moving_gib = (waiting + host["batches_in_flight"] * batch_bytes) / BYTES_PER_GIB
+    return float(host["main_process_gib"] + (workers + validation_workers) * host["worker_gib"] + moving_gib)
+
+
+def _forecast_waiting_bytes(host: Mapping[str, Any], batch: int, workers: int, sample_bytes: float) -> float:
+    """Return what samples take that are read ahead: two batches at least, else as many as the limit allows."""
+    wanted = 2 * batch + 2 * workers
+    return float(max(2 * batch * sample_bytes, min(wanted * sample_bytes, host["prefetch_gib"] * BYTES_PER_GIB)))
 
 
 def enlarge_patch(patch: Sequence[int]) -> tuple[int, ...]:
     """Return the size that is cut from the image so that rotation and zoom stay inside it, at least.
 
-    nnU-Net cuts this size for every sample and augments it down to the patch. Axes as in the patch.
+    The most that is read for one sample. Axes as in the patch.
     """
     if len(patch) == _PLANE:
         degrees = _NARROW_ROTATION_DEGREES if max(patch) / min(patch) > _NARROW_RATIO else _FLAT_ROTATION_DEGREES

@@ -9,10 +9,10 @@ from typing import Literal
 
 from stu_pipeline.errors import UsageError
 
-Checkpoint = Literal["final", "best", "latest"]
+Checkpoint = Literal["final", "best", "latest", "ema"]
 Folds = Literal["auto"] | tuple[int | Literal["all"], ...]
 
-CHECKPOINTS = ("final", "best", "latest")
+CHECKPOINTS = ("final", "best", "latest", "ema")
 TTA_CHOICES = ("full", "none")
 DEVICES = ("auto", "cuda", "cpu", "mps")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")

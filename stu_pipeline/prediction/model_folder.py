@@ -106,7 +106,7 @@ def open_model_folder(
     Args:
         path: the folder that holds `plans.json` and `fold_*`.
         folds: `auto` takes every numbered fold that has the checkpoint, `fold_all` only when it is alone.
-        checkpoint: `final`; `best`; or `latest`, the newest state of each fold, finished or not.
+        checkpoint: `final`; `best`; `ema`, averaged weights; or `latest`, the newest state, finished or not.
         configuration: what the model must be of; None takes what it is.
 
     Raises:

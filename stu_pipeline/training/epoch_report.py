@@ -53,7 +53,7 @@ class EpochReport:
 
     @contextlib.contextmanager
     def measure(self, *, is_training: bool) -> Iterator[None]:
-        """Count the time of the block as a step's."""
+        """Count the time of the block, waiting for data included, as a step's."""
         start = time.monotonic()
         yield
         took = time.monotonic() - start
@@ -92,11 +92,28 @@ class EpochReport:
         left = whole * (trainer.num_epochs - trainer.current_epoch) - step
         return float(elapsed_s / step * left)
 
-    def close_epoch(self, ledger: StepLedger, *, waited_s: float, is_best: bool, average_dice: float | None) -> None:
-        """Tell of the finished epoch."""
+    def close_epoch(
+        self,
+        ledger: StepLedger,
+        *,
+        waited_s: float,
+        validation_waited_s: float,
+        is_best: bool,
+        average_dice: float | None,
+    ) -> None:
+        """Tell of the finished epoch.
+
+        Args:
+            ledger: its steps.
+            waited_s: time that training steps waited for data.
+            validation_waited_s: the same of the validation.
+            is_best: whether its Dice was the best so far.
+            average_dice: mean Dice of the averaged weights.
+        """
         trainer = self._trainer
         elapsed_s = self.elapsed_s
-        step_s = self._train_s / self._num_steps if self._num_steps else None
+        step_s = (self._train_s - waited_s) / self._num_steps if self._num_steps else None
+        waited_s += validation_waited_s
         use = self._meter.take()
         dice = dict(zip(trainer.list_label_names(), trainer.epochs.read("dice_per_class_or_region"), strict=True))
         self._listen(
@@ -115,7 +132,7 @@ class EpochReport:
                 num_skipped_steps=ledger.num_skipped,
                 gpu_memory_gib=use.memory_gib,
                 gpu_utilization=use.utilization,
-                overhead=max(0.0, 1 - (self._busy_s + waited_s) / elapsed_s) if elapsed_s > 0 else 0.0,
+                overhead=max(0.0, 1 - self._busy_s / elapsed_s) if elapsed_s > 0 else 0.0,
                 step_s=step_s,
                 images_per_s=self._num_samples / step_s if step_s else None,
                 ema_weights_dice=average_dice,

@@ -87,14 +87,14 @@ class TrainingLoop:
             StopTrainingError: a signal asked for the end; the state is saved.
             NonFiniteError: losses or gradients were not finite three times in a row; the last finite state is saved.
         """
-        trainer, position = self._trainer, self._position
+        trainer = self._trainer
         trainer.on_train_start()
-        first = trainer.current_epoch * trainer.num_iterations_per_epoch + position.step
+        first = trainer.current_epoch * trainer.num_iterations_per_epoch + self._position.step
         batches = self._parts.open_batches(first)
         try:
             validation = self._parts.open_validation(trainer.current_epoch * trainer.num_val_iterations_per_epoch)
             try:
-                while trainer.current_epoch < trainer.num_epochs and not position.is_complete:
+                while trainer.current_epoch < trainer.num_epochs and not self._position.is_complete:
                     self._run_epoch(batches, validation)
             finally:
                 validation.close()
@@ -131,17 +131,18 @@ class TrainingLoop:
         trainer.epochs.finish(
             trainer.current_epoch, train_loss=self._ledger.mean_loss, val_loss=val_loss, counts=counts
         )
-        self._close_epoch(waited_s=batches.take_waited_s() + validation.take_waited_s(), average_dice=average_dice)
+        self._close_epoch(
+            waited_s=batches.take_waited_s(), validation_waited_s=validation.take_waited_s(), average_dice=average_dice
+        )
 
     def _train_step(self, batches: BatchSource) -> None:
         parts, trainer, position = self._parts, self._trainer, self._position
         rate = self._choose_learning_rate(step=position.step)
         for group in trainer.optimizer.param_groups:
             group["lr"] = rate
-        batch = batches.take(
-            trainer.current_epoch * trainer.num_iterations_per_epoch + position.step, while_waiting=self._obey_signals
-        )
+        index = trainer.current_epoch * trainer.num_iterations_per_epoch + position.step
         with self._report.measure(is_training=True):
+            batch = batches.take(index, while_waiting=self._obey_signals)
             outcome = parts.relief.run(parts.step, batch)
             position.step += 1
             agreed = self._ledger.add(
@@ -192,10 +193,16 @@ class TrainingLoop:
             orders = Orders.from_numbers(self._exchange_orders(device).tolist())
         self._obey(orders)
 
-    def _close_epoch(self, *, waited_s: float, average_dice: float | None) -> None:
+    def _close_epoch(self, *, waited_s: float, validation_waited_s: float, average_dice: float | None) -> None:
         trainer = self._trainer
         is_best = self._note_best()
-        self._report.close_epoch(self._ledger, waited_s=waited_s, is_best=is_best, average_dice=average_dice)
+        self._report.close_epoch(
+            self._ledger,
+            waited_s=waited_s,
+            validation_waited_s=validation_waited_s,
+            is_best=is_best,
+            average_dice=average_dice,
+        )
         trainer.current_epoch += 1
         stops = is_out_of_patience(trainer.epochs.list_moving_dice(), trainer.settings.patience)
         self._position = Position(is_complete=stops)

@@ -9,7 +9,7 @@ import functools
 
 import torch
 
-from stu_pipeline.errors import MemoryLimitError, StoppedError
+from stu_pipeline.errors import MemoryLimitError, StoppedError, UsageError
 from stu_pipeline.host import count_usable_cores
 from stu_pipeline.log import Listener, Notice
 from stu_pipeline.nnunet.checkpoint import read_checkpoint
@@ -85,6 +85,8 @@ def _prepare(
     precision = choose_precision(job.config.precision, device, smallest_map_voxels=planned.smallest_map_voxels)
     # The seed may be drawn here: every rank takes the first one's.
     settings = share_from_main(choose_settings(job.config, resume.settings if resume else {}, precision=precision))
+    if settings.augment == "cpu" and not ranks.is_alone:
+        raise UsageError("nnU-Net's own loader serves one process, not several", hint="leave out --augment cpu")
     rule = choose_batch_rule(
         planned.batch_size,
         ranks.world_size,
@@ -173,7 +175,7 @@ def _train(trainer: nnUNetTrainer, run: Run) -> None:
     execution = _choose_execution(trainer, run)
     record = RunRecord(run.job, trainer.settings, resume)
     if run.ranks.is_main:
-        _record_start(trainer, run, record)
+        _record_start(trainer, run, record, execution)
         num_parameters = sum(weight.numel() for weight in trainer.bare_network.parameters())
         require_checkpoint_space(paths, num_parameters, keeps_average=run.settings.ema_decay is not None)
         drop_replaced(paths, is_new=resume is None)
@@ -202,10 +204,11 @@ def _train(trainer: nnUNetTrainer, run: Run) -> None:
         drop_outlived(paths)
 
 
-def _record_start(trainer: nnUNetTrainer, run: Run, record: RunRecord) -> None:
-    execution = trainer.describe_execution()
+def _record_start(trainer: nnUNetTrainer, run: Run, record: RunRecord, chosen: Execution) -> None:
+    execution = trainer.describe_execution(chosen)
     record.write(
         execution,
+        memory_ran_out=chosen != trainer.execution,
         mirroring=trainer.mirroring.to_json(),
         device=str(run.device),
         num_workers=run.num_workers,

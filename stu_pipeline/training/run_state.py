@@ -124,8 +124,20 @@ def _read_point(path: Path) -> ResumePoint | None:
 
     try:
         point = ResumePoint(path=path, checkpoint=read_checkpoint(path, required=_REQUIRED_KEYS))
-        _ = point.rank
+        _require_sound(point)
     except (ModelError, NonFiniteError, ValueError, KeyError, TypeError, AttributeError) as error:
         _log.warning("'%s' cannot be continued: %s", path.name, error)
         return None
     return point
+
+
+def _require_sound(point: ResumePoint) -> None:
+    """Require a place in the training that exists, and momentum that is finite: the step uses it unseen."""
+    from stu_pipeline.nnunet.checkpoint import require_finite_weights
+
+    num_steps = int(point.settings.get("num_iterations", point.position.step))
+    if point.epoch < 0 or not 0 <= point.position.step <= num_steps:
+        raise ValueError(f"it stands at epoch {point.epoch}, step {point.position.step} of {num_steps}")
+    states = point.checkpoint["optimizer_state"]["state"].items()
+    momentum = {f"momentum {index}": state.get("momentum_buffer") for index, state in states}
+    require_finite_weights({name: value for name, value in momentum.items() if value is not None})

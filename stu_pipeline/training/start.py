@@ -7,10 +7,12 @@ from pathlib import Path
 
 from stu_pipeline.errors import UsageError
 from stu_pipeline.log import Listener, Notice
-from stu_pipeline.storage import previous_path
+from stu_pipeline.storage import previous_path, remove_leftovers
 from stu_pipeline.training.config import TrainConfig
 from stu_pipeline.training.run_state import NUM_OLDER, ResumePoint, find_resume_point, is_trained
 from stu_pipeline.workspace import RunPaths
+
+_DAMAGED = ".damaged"
 
 
 def choose_start(config: TrainConfig, paths: RunPaths, listen: Listener) -> ResumePoint | None:
@@ -37,6 +39,20 @@ def choose_start(config: TrainConfig, paths: RunPaths, listen: Listener) -> Resu
     return resume
 
 
+def drop_leftovers(paths: RunPaths) -> None:
+    """Drop what a killed run had half written, the validation included. Call it while holding the lock."""
+    validation = paths.folder / "validation"
+    for folder in (paths.folder, validation):
+        remove_leftovers(folder)
+    shutil.rmtree(validation.with_name("validation.partial"), ignore_errors=True)
+
+
+def set_aside(resume: ResumePoint) -> None:
+    """Rename the damaged checkpoints: they stay for whoever wants to look, and never take the place of a good one."""
+    for path in resume.damaged:
+        path.replace(path.with_name(path.name + _DAMAGED))
+
+
 def drop_replaced(paths: RunPaths, *, is_new: bool) -> None:
     """Drop what an earlier training of this fold left and this one replaces."""
     for summary in (paths.validation_summary, paths.averaged_summary):
@@ -54,7 +70,7 @@ def drop_replaced(paths: RunPaths, *, is_new: bool) -> None:
 def drop_outlived(paths: RunPaths) -> None:
     """Drop the checkpoints a finished training no longer needs; nnU-Net drops its `latest` too."""
     if paths.checkpoint("final").is_file():
-        for path in _list_newest(paths):
+        for path in (*_list_newest(paths), *paths.folder.glob(f"checkpoint_*{_DAMAGED}")):
             path.unlink(missing_ok=True)
 
 

@@ -31,8 +31,11 @@ def main() -> None:
         precision = "fp16" if device.type == "cuda" else "fp32"  # what stock runs in
         report(f"step, {scale} bf16; PlainConvUNet {precision}; {patch} batch {BATCH}", ours, stock)
     report("`stu --help` against `nnUNetv2_predict -h`", run_command("stu_pipeline", "--help"), run_stock_help())
-    # A process of its own: what it starts would be measured with this one's memory.
-    subprocess.run([sys.executable, "-m", "tests.bench.plan_vs_nnunet", *sys.argv[1:]], check=True)
+    # Processes of their own: what they start would be measured with this one's memory.
+    for name in ("loss", "augmentation"):
+        subprocess.run([sys.executable, "-m", f"tests.bench.{name}"], check=True)
+    for name in ("train_vs_nnunet", "plan_vs_nnunet"):
+        subprocess.run([sys.executable, "-m", f"tests.bench.{name}", *sys.argv[1:]], check=True)
 
 
 def report(what: str, ours: Callable[[], None], stock: Callable[[], None]) -> None:

@@ -1,6 +1,6 @@
 """Training steps of `stu` against stock nnU-Net's: the same network, plan and data, in one run, in turn.
 
-    python -m tests.bench.train_vs_nnunet [--quick]      # writes docs/results/train-vs-nnunet.md with --write
+    python -m tests.bench.train_vs_nnunet [--quick]
 
 Images per second of the whole loop, waiting for data included. Stock has no bf16: on the CPU it computes in fp32.
 """
@@ -21,7 +21,6 @@ from tests.bench.measure_process import Measurement, run_measured
 from tests.real_data import ROOT
 
 DATASET = "Dataset004_Hippocampus"
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "train-vs-nnunet.md"
 ARMS = {
     "nnU-Net": ("--arm", "stock"),
     "stu, fp32": ("--arm", "ours", "--precision", "fp32"),
@@ -30,7 +29,7 @@ ARMS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print the table; with --write replace the rows of the page."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scale", default="S")
     parser.add_argument("--repeats", type=int, default=3)

@@ -86,7 +86,7 @@ def list_undocumented(here):
             (r"checkpoint_(best|final|latest)\.pth", "checkpoint_KIND.pth"),
         ):
             name = re.sub(pattern, word, name)
-        if path.is_file() and name not in page:
+        if path.is_file() and "tensorboard" not in path.parts and name not in page:
             undocumented.add(str(path.relative_to(here)))
     return undocumented
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.integration.commands import DATASET_ID, Tiny, make_workspace, run_stu
+from stu_pipeline.workspace import Workspace
+from tests.integration.commands import DATASET_ID, PLAN, Tiny, make_workspace, narrow_plan, run_stu
 from tests.synthetic import write_tiny_dataset
 
 
@@ -34,3 +36,15 @@ def masks(tiny: Tiny, trained: Path, tmp_path_factory: pytest.TempPathFactory) -
     assert run_stu(tiny.workspace, "predict", "-i", tiny.raw / "imagesTs", "-o", output, "-m", trained,
                    "--device", "cpu", "-q") == 0  # fmt: skip
     return output
+
+
+@pytest.fixture(scope="module")
+def narrow(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The tiny dataset with a plan whose networks are narrow, both configurations preprocessed."""
+    workspace = make_workspace(tmp_path_factory.mktemp("narrow"))
+    shutil.copytree(tiny.workspace.raw, workspace.raw)
+    configurations = ("--configuration", "2d", "--configuration", "3d_fullres")
+    plan = ("plan", DATASET_ID, "--scale", "S", "--gpu-memory", 8, "--workers", 0, "-q")
+    assert run_stu(workspace, *plan, *configurations) == 0
+    narrow_plan(workspace.preprocessed / tiny.dataset / f"{PLAN}.json")
+    return workspace

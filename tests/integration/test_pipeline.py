@@ -214,18 +214,6 @@ def test_regions_and_an_ignore_label_train_and_predict(tmp_path: Path, kind: str
     assert run_stu(workspace, "evaluate", "-r", raw / "labelsTs", "-p", masks, "--workers", 0, "-q") == 0
 
 
-@pytest.fixture(scope="module")
-def narrow(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The tiny dataset with a plan whose networks are narrow, both configurations preprocessed."""
-    workspace = make_workspace(tmp_path_factory.mktemp("narrow"))
-    shutil.copytree(tiny.workspace.raw, workspace.raw)
-    configurations = ("--configuration", "2d", "--configuration", "3d_fullres")
-    plan = ("plan", DATASET_ID, "--scale", "S", "--gpu-memory", 8, "--workers", 0, "-q")
-    assert run_stu(workspace, *plan, *configurations) == 0
-    narrow_plan(workspace.preprocessed / tiny.dataset / f"{PLAN}.json")
-    return workspace
-
-
 def _plan_cascade(tiny: Tiny, root: Path) -> Workspace:
     """Plan four cases in two folds, and add the low resolution by hand: so small volumes get none."""
     workspace = make_workspace(root)

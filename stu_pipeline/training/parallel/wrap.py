@@ -69,7 +69,8 @@ def freeze(network: nn.Module, names: Collection[str]) -> None:
     Raises:
         KeyError: the network has no parameter of that name.
     """
-    parameters = dict(network.named_parameters())
+    # A compiled network calls them by other names.
+    parameters = dict(unwrap_network(network).named_parameters())
     for name in names:
         parameters[name].requires_grad_(False)
 

@@ -34,13 +34,21 @@ def test_a_flat_patch_turns_all_the_way() -> None:
     assert enlarge_patch((256, 256)) == (301, 301)
 
 
-def test_training_memory_is_processes_and_batches() -> None:
+def test_training_memory_is_processes_and_samples_that_wait() -> None:
     tiny = forecast_training_ram_gib(HOST, patch=(8, 8, 8), batch=1, num_channels=1)
-    assert tiny == pytest.approx(HOST["main_process_gib"] + 18 * HOST["worker_gib"], abs=0.01)
+    assert tiny == pytest.approx(HOST["main_process_gib"] + 16 * HOST["worker_gib"], abs=0.01)
     large = forecast_training_ram_gib(HOST, patch=(128, 128, 128), batch=2, num_channels=1)
-    batch = 2 * 128**3 * 6
-    moving = 18 * (3 * 205**3 * 6 + batch) + 2 * 9 * batch
+    patch = 128**3 * 6
+    # 28 samples of 205^3 voxels are more than the limit, 12 validation patches are less.
+    moving = 2**30 + (2 * 2 + 2 * 4) * patch + 3 * 2 * patch
     assert large - tiny == pytest.approx(moving / 2**30, abs=0.01)
+
+
+def test_two_batches_always_fit_however_large() -> None:
+    small, large = (
+        forecast_training_ram_gib(HOST, patch=(128, 128, 128), batch=batch, num_channels=4) for batch in (32, 64)
+    )
+    assert large - small == pytest.approx(32 * (2 * 205**3 + (2 + 3) * 128**3) * 18 / 2**30, rel=0.01)
 
 
 def test_prediction_memory_counts_logits_on_both_grids() -> None:
@@ -52,8 +60,8 @@ def test_prediction_memory_counts_logits_on_both_grids() -> None:
     assert forecast_prediction_ram_gib(HOST, coarser) == pytest.approx(HOST["main_process_gib"] + held / 2**30)
 
 
-def test_four_checkpoints_are_kept() -> None:
-    assert forecast_checkpoints_gib(HOST, 2**30) == 32
+def test_four_checkpoints_and_one_without_momentum_are_kept() -> None:
+    assert forecast_checkpoints_gib(HOST, 2**30) == 36
 
 
 @pytest.mark.parametrize(

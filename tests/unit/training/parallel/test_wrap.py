@@ -128,3 +128,10 @@ def test_state_for_another_network_is_refused():
         sharding.load_weights(network, {**weights, "more": torch.ones(1)}, Ranks())
     with pytest.raises(ModelError, match="shape"):
         sharding.load_weights(network, {**weights, IDLE[1]: torch.ones(7)}, Ranks())
+
+
+def test_idle_heads_of_a_compiled_network_are_frozen_too():
+    network = build_network()
+    idle = find_idle_parameters(network, LEVEL_WEIGHTS)
+    freeze(torch.compile(network, backend="eager"), idle)
+    assert [name for name, weight in network.named_parameters() if not weight.requires_grad] == idle
