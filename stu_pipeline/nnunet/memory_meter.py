@@ -86,6 +86,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY_WORDS)
 
 
+def is_device_gone(error: BaseException) -> bool:
+    """Tell whether an error means that the GPU no longer answers: lost, reset, or broken by an earlier error."""
+    return isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
+
+
 def _read_status(key: str) -> int | None:
     try:
         lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()

@@ -8,6 +8,7 @@ import time
 import torch
 from torch import nn
 
+from stu_pipeline.nnunet.memory_meter import is_out_of_memory
 from stu_pipeline.training.step import run_network
 
 Layout = torch.memory_format
@@ -48,10 +49,16 @@ def choose_layout(
     data = torch.randn(1, num_channels, *sizes, device=device)
     was_training = network.training
     network.train()
-    seconds = {name: _time_steps(network, data, precision, layout) for name, layout in LAYOUTS.items()}
-    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    network.train(was_training)
-    network.zero_grad(set_to_none=True)
+    try:
+        seconds = {name: _time_steps(network, data, precision, layout) for name, layout in LAYOUTS.items()}
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return "contiguous"  # the steps themselves know what to do about it
+    finally:
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        network.train(was_training)
+        network.zero_grad(set_to_none=True)
     return "channels_last" if seconds["channels_last"] < seconds["contiguous"] * (1 - _LEAST_GAIN) else "contiguous"
 
 

@@ -9,12 +9,12 @@ import functools
 
 import torch
 
-from stu_pipeline.errors import MemoryLimitError, StoppedError, UsageError
+from stu_pipeline.errors import MemoryLimitError, StoppedError, StuError, UsageError
 from stu_pipeline.host import count_usable_cores
 from stu_pipeline.log import Listener, Notice
 from stu_pipeline.nnunet.checkpoint import read_checkpoint
 from stu_pipeline.nnunet.environment import engine_environment
-from stu_pipeline.nnunet.memory_meter import is_out_of_memory
+from stu_pipeline.nnunet.memory_meter import is_device_gone, is_out_of_memory
 from stu_pipeline.nnunet.output import engine_output
 from stu_pipeline.nnunet.session import choose_precision
 from stu_pipeline.nnunet.trainer import StopTrainingError, nnUNetTrainer
@@ -135,8 +135,9 @@ def _tell_both(listen: Listener, story: RunStory | None) -> Listener:
 
 def _run(run: Run, story: RunStory | None) -> None:
     job = run.job
-    trainer = open_run_trainer(run)
+    trainer: nnUNetTrainer | None = None
     try:
+        trainer = open_run_trainer(run)
         if not _is_over(trainer, run):
             _train(trainer, run)
             if story is not None:
@@ -145,19 +146,35 @@ def _run(run: Run, story: RunStory | None) -> None:
     except StopTrainingError as error:
         number = run.flags.stop_signal or error.signal_number
         raise StoppedError(
-            f"stopped by signal {number} at epoch {trainer.current_epoch}, state saved",
+            f"stopped by signal {number} at epoch {_name_epoch(trainer)}, state saved",
             signal_number=number,
             where=job.paths.folder,
             hint="run the same command to continue",
         ) from None
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise MemoryLimitError(
-            f"memory ran out in epoch {trainer.current_epoch}: {str(error).partition(chr(10))[0]}",
+        raise _explain(error, _name_epoch(trainer), job) from error
+
+
+def _name_epoch(trainer: nnUNetTrainer | None) -> int:
+    return 0 if trainer is None else int(trainer.current_epoch)
+
+
+def _explain(error: RuntimeError | MemoryError, epoch: int, job: Job) -> Exception:
+    """Turn what the machine is to blame for into an error of ours; anything else comes back as it is."""
+    reason = str(error).partition("\n")[0]
+    if is_out_of_memory(error):
+        return MemoryLimitError(
+            f"memory ran out in epoch {epoch}: {reason}",
             where=job.paths.folder,
             hint=f"plan for less: stu plan {job.dataset.name} --plan NAME --gpu-memory GIB",
-        ) from error
+        )
+    if is_device_gone(error):
+        return StuError(
+            f"the GPU is gone in epoch {epoch}: {reason}; the last checkpoint is intact",
+            where=job.paths.folder,
+            hint="see what nvidia-smi says; the same command continues",
+        )
+    return error
 
 
 def _is_over(trainer: nnUNetTrainer, run: Run) -> bool:

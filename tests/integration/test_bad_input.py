@@ -246,6 +246,24 @@ def test_memory_that_runs_out_in_a_training_is_explained(tiny: Tiny, tmp_path, c
     assert "memory ran out" in error and "--gpu-memory" in error
 
 
+def test_a_gpu_that_is_gone_is_named_and_nothing_is_overwritten(
+    tiny: Tiny, trained: Path, tmp_path, capfd, monkeypatch
+):
+    def lose(*unused, **also_unused):
+        raise RuntimeError("CUDA error 702, the launch timed out and was terminated\nCompile with more words")
+
+    monkeypatch.setattr("stu_pipeline.training.step.run_network", lose)
+    workspace = make_workspace(tiny.workspace.raw.parent, results=tmp_path / "results")
+    model = tiny.model_folder(results=workspace.results)
+    shutil.copytree(trained, model, ignore=shutil.ignore_patterns("validation"))
+    before = (model / "fold_0" / "checkpoint_final.pth").read_bytes()
+    command = ("train", DATASET_ID, "--scale", "S", "--fold", 0, "--epochs", 4, "--iterations", 3, "--device", "cpu")
+    assert run_stu(workspace, *command, "--workers", 0) == 1
+    error = _read_error(capfd)
+    assert "the GPU is gone in epoch 2: CUDA error" in error and "nvidia-smi" in error and "Traceback" not in error
+    assert (model / "fold_0" / "checkpoint_final.pth").read_bytes() == before
+
+
 def test_a_full_disk_stops_a_prediction_and_the_same_command_goes_on(workspace, model, tmp_path, capfd):
     # Random weights make masks of noise, which no compression makes smaller than the limit.
     images = write_tiny_dataset(tmp_path / "images", 904, num_cases=3, shape=(16, 32, 32)) / "imagesTr"
