@@ -56,4 +56,5 @@ def log_to_file(path: Path) -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(previous[0])
         logger.propagate = previous[1]
-        handler.close()
+        with contextlib.suppress(OSError):  # the disk is full: whoever wrote more than a log says so
+            handler.close()

@@ -225,7 +225,10 @@ def _open_lock(path: Path, what: str) -> TextIO:
     """Open the file under `path` and lock it."""
     while True:
         with storage_errors(path):
-            stream = path.open("a+", encoding="utf-8")
+            try:
+                stream = path.open("a+", encoding="utf-8")
+            except FileNotFoundError as error:  # a link to nowhere, or a disk that went away
+                raise StorageError(f"cannot write '{path.name}': {error.strerror}", where=path.parent) from error
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # A holder that was just done has unlinked what we opened: a lock on it keeps nobody out.

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from stu_pipeline import PreprocessConfig, preprocess
-from stu_pipeline.storage import hash_file, previous_path
+from stu_pipeline.storage import hash_file
 from stu_pipeline.workspace import RunPaths, use_workspace
 from tests.kills import POLL_S, REPOSITORY, require_no_process
 from tests.planned import CONFIGURATION, IDENTIFIER, PLAN_NAME, write_planned_dataset
@@ -36,8 +36,10 @@ KINDS = ("final", "best", "ema")
 """Checkpoints that a finished training has."""
 # No results, or different in every run by their nature.
 TIMES = ("epoch_start_timestamps", "epoch_end_timestamps")
-_RESULTS = ("epoch", "num_epochs", "train_loss", "val_loss", "dice", "mean_dice", "ema_dice", "learning_rate", "is_best",
-            "num_skipped_steps", "ema_weights_dice")  # fmt: skip
+_RESULTS = (
+    "epoch", "num_epochs", "train_loss", "val_loss", "dice", "mean_dice", "ema_dice", "learning_rate", "is_best",
+    "num_skipped_steps", "ema_weights_dice",
+)  # fmt: skip
 _KILL_AT_CALL = REPOSITORY / "tests" / "kill_at_call"
 _SERVER = """
 import json, os, runpy, signal, sys, traceback
@@ -99,7 +101,8 @@ def act():
 
 def is_named(arguments):
     last = arguments[-1]
-    return fnmatch.fnmatch((Path(f"/proc/self/fd/{{last}}").readlink() if isinstance(last, int) else Path(last)).name, "{which}")
+    path = Path(f"/proc/self/fd/{{last}}").readlink() if isinstance(last, int) else Path(last)
+    return fnmatch.fnmatch(path.name, "{which}")
 
 def is_without_gradient(arguments):
     return not torch.is_grad_enabled()
@@ -318,11 +321,10 @@ class Training:
     def _start_cold(self, output: Path, variables: dict[str, str]) -> Started:
         path = [str(REPOSITORY), *([str(_KILL_AT_CALL)] if "KILL_AT_CALL" in variables else [])]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path), **variables}
-        with output.open("w") as stream:
+        with output.open("w") as stream, _hearing_interrupts():
             process = subprocess.Popen(
                 [sys.executable, "-m", "stu_pipeline", *self.arguments], cwd=REPOSITORY, env=environment,
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
-                preexec_fn=_hear_interrupts,
             )  # fmt: skip
         return Started(process.pid, output, process.poll)
 
@@ -382,9 +384,14 @@ class Training:
         assert {path.name for path in self.list_checkpoints()} <= {f"checkpoint_{kind}.pth" for kind in KINDS}
 
 
-def _hear_interrupts() -> None:
-    # A shell lets what it starts in the background ignore Ctrl-C, the tests included.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+@contextlib.contextmanager
+def _hearing_interrupts() -> Iterator[None]:
+    # A shell lets what it starts in the background ignore Ctrl-C, the tests included; children inherit that.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _require_json(path: Path) -> None:
@@ -487,7 +494,3 @@ def hash_files(folder: Path, *, without: tuple[str, ...] = ()) -> dict[str, str]
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(path.match(pattern) for pattern in without)
     }
-
-
-def older(path: Path, age: int) -> Path:
-    return previous_path(path, age)

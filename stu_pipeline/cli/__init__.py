@@ -22,6 +22,8 @@ class _TerminatedError(BaseException):
 def main() -> NoReturn:
     """Run the command line and exit with its code (docs/reference/errors.md)."""
     signal.signal(signal.SIGTERM, _terminate)
+    if hasattr(signal, "SIGUSR1"):  # asks for a checkpoint; by default it would end us where there is nothing to save
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
     try:
         code = run(sys.argv[1:])
     except _TerminatedError:

@@ -29,12 +29,13 @@ def engine_output(path: Path | None) -> Iterator[None]:
         for number, _ in saved:
             os.dup2(target, number)
         # Notebooks and test runners put their own objects into `sys`; these do not write to descriptors.
-        with (
-            os.fdopen(os.dup(target), "w", encoding="utf-8", errors="replace", buffering=1) as stream,
-            contextlib.redirect_stdout(stream),
-            contextlib.redirect_stderr(stream),
-        ):
-            yield
+        stream = os.fdopen(os.dup(target), "w", encoding="utf-8", errors="replace", buffering=1)
+        try:
+            with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+                yield
+        finally:
+            with contextlib.suppress(OSError):  # a full disk: the error that ends the block says more
+                stream.close()
     finally:
         _flush()
         for number, copy in saved:

@@ -28,6 +28,7 @@ from stu_pipeline.nnunet.checkpoint import read_checkpoint, write_checkpoint
 from stu_pipeline.nnunet.epoch_log import EpochLog
 from stu_pipeline.nnunet.events import CheckpointWritten
 from stu_pipeline.nnunet.execution import describe_execution, require_execution, switch_checkpointing
+from stu_pipeline.nnunet.model_files import write_model_files
 from stu_pipeline.nnunet.optimizer import build_optimizer, make_own_optimizer_state, make_stock_optimizer_state
 from stu_pipeline.nnunet.plain import make_plain
 from stu_pipeline.nnunet.settings import SETTINGS_KEY, TrainerSettings
@@ -156,10 +157,19 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
 
     def on_train_start(self) -> None:
         """Write plan and dataset beside the folds, and open the loaders. Only the first rank writes."""
-        if self.local_rank == 0:
-            super().on_train_start()
-        else:
-            self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        if self.local_rank != 0:
+            return
+        self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+        self.paths.folder.mkdir(parents=True, exist_ok=True)
+        self.print_plans()
+        base = Path(self.preprocessed_dataset_folder_base)
+        write_model_files(
+            Path(self.output_folder_base),
+            plan=self.plans_manager.plans,
+            dataset_json=self.dataset_json,
+            fingerprint=base / "dataset_fingerprint.json",
+        )
 
     def list_level_weights(self) -> list[float] | None:
         """Return the weight of each level in the loss, full resolution first; None without deep supervision."""

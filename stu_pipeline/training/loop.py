@@ -110,10 +110,11 @@ class TrainingLoop:
     def _save_final(self) -> None:
         trainer = self._trainer
         self._position.is_complete = True
-        trainer.save_checkpoint(str(trainer.paths.checkpoint("final")))
+        # The final one comes last: with it the training is over, and nothing is written again.
         if self._parts.average is not None:
             averaged = self._parts.average.network.state_dict()
             trainer.save_checkpoint(str(trainer.paths.checkpoint("ema")), is_slim=True, weights=averaged)
+        trainer.save_checkpoint(str(trainer.paths.checkpoint("final")))
 
     # -- one epoch -------------------------------------------------------------------------------
 

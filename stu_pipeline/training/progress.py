@@ -196,8 +196,11 @@ class RunStory:
         temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
         # Complete for every reader, but not flushed to the disk: after a crash of the machine nobody needs it.
         with self._status_pace.measure(), storage_errors(path):
-            temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-            temporary.replace(path)
+            try:
+                temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def _write_all_rows(self) -> None:
         write_text(self._paths.metrics, "".join(json.dumps(row) + "\n" for row in self._rows))

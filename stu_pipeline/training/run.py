@@ -33,11 +33,10 @@ from stu_pipeline.training.position import Position
 from stu_pipeline.training.progress import RunStory
 from stu_pipeline.training.run_record import RunRecord
 from stu_pipeline.training.run_settings import choose_settings
-from stu_pipeline.training.run_state import is_trained
 from stu_pipeline.training.same_run import require_same_run
 from stu_pipeline.training.signals import SignalFlags, catch_signals
 from stu_pipeline.training.space import require_checkpoint_space
-from stu_pipeline.training.start import choose_start, drop_outlived, drop_replaced
+from stu_pipeline.training.start import choose_start, drop_outlived, drop_replaced, set_aside
 from stu_pipeline.training.trackers import open_trackers
 
 _MAX_LOADER_WORKERS = 12
@@ -142,6 +141,8 @@ def _run(run: Run, story: RunStory | None) -> None:
             _train(trainer, run)
             if story is not None:
                 story.plot()
+        if run.ranks.is_main:
+            drop_outlived(job.paths)
         _validate(trainer, run)
     except StopTrainingError as error:
         number = run.flags.stop_signal or error.signal_number
@@ -184,7 +185,7 @@ def _is_over(trainer: nnUNetTrainer, run: Run) -> bool:
         return False
     wants_more = run.settings.num_epochs > int(resume.settings.get("num_epochs", trainer.current_epoch))
     is_complete = resume.position.is_complete or trainer.current_epoch >= trainer.num_epochs
-    return is_trained(run.job.paths) and is_complete and not wants_more
+    return resume.path == run.job.paths.checkpoint("final") and is_complete and not wants_more
 
 
 def _train(trainer: nnUNetTrainer, run: Run) -> None:
@@ -196,6 +197,8 @@ def _train(trainer: nnUNetTrainer, run: Run) -> None:
         num_parameters = sum(weight.numel() for weight in trainer.bare_network.parameters())
         require_checkpoint_space(paths, num_parameters, keeps_average=run.settings.ema_decay is not None)
         drop_replaced(paths, is_new=resume is None)
+        if resume is not None:
+            set_aside(resume)
     wait_for_ranks()
     parts = assemble(
         Assembly(
@@ -217,8 +220,6 @@ def _train(trainer: nnUNetTrainer, run: Run) -> None:
         TrainingLoop(parts, position).run()
     finally:
         trainer.close_loaders()
-    if run.ranks.is_main:
-        drop_outlived(paths)
 
 
 def _record_start(trainer: nnUNetTrainer, run: Run, record: RunRecord, chosen: Execution) -> None:

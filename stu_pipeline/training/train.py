@@ -10,13 +10,15 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from stu_pipeline.errors import LockedError, StorageError
 from stu_pipeline.log import Listener, ignore_events, log_to_file
-from stu_pipeline.storage import hold_lock, remove_leftovers, storage_errors
+from stu_pipeline.storage import hold_lock, storage_errors
 from stu_pipeline.training.config import TrainConfig, TrainResult
 from stu_pipeline.training.job import Job, find_job
 from stu_pipeline.training.requirements import require_preprocessed
 from stu_pipeline.training.result import read_result
 from stu_pipeline.training.run_state import is_finished
+from stu_pipeline.training.start import drop_leftovers
 from stu_pipeline.training.trackers import require_trackers
 
 
@@ -38,6 +40,7 @@ def train(config: TrainConfig, *, listen: Listener = ignore_events) -> TrainResu
     require_trackers(config.trackers or ())
     job = find_job(config)
     if is_finished(job.paths) and not config.force:
+        _tidy(job)
         return read_result(job, elapsed_s=0.0, was_finished=True)
     require_preprocessed(job.dataset, job.plan, job.configuration)
     start = time.monotonic()
@@ -114,5 +117,12 @@ def _hold_run(job: Job) -> Iterator[None]:
     paths = job.paths
     what = f"fold {job.config.fold} of '{job.model_folder.name}'"
     with hold_lock(paths.lock, what=what), log_to_file(paths.log), storage_errors(paths.folder):
-        remove_leftovers(paths.folder)
+        drop_leftovers(paths)
         yield
+
+
+def _tidy(job: Job) -> None:
+    """Remove what a run left that was killed right after its last file."""
+    if job.paths.lock.exists():
+        with contextlib.suppress(LockedError, StorageError), _hold_run(job):
+            pass
