@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from stu_pipeline.training.assembly import build_trainer_loss
-from stu_pipeline.training.batch import Batch
-from stu_pipeline.training.step import TrainingStep
+from stu_pipeline.training.loop.batch import Batch
+from stu_pipeline.training.loop.step import TrainingStep
+from stu_pipeline.training.run.assembly import build_trainer_loss
 
 
 def make_step(trainer, **changes):

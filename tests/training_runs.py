@@ -46,7 +46,8 @@ import json, os, runpy, signal, sys, traceback
 
 import stu_pipeline.cli.app
 import stu_pipeline.nnunet.session, stu_pipeline.nnunet.validation
-import stu_pipeline.planfile, stu_pipeline.training.result, stu_pipeline.training.run, stu_pipeline.training.train
+import stu_pipeline.planfile, stu_pipeline.training.train
+import stu_pipeline.training.run.result, stu_pipeline.training.run.fold
 import torch._dynamo, torch.utils.checkpoint
 from stu_pipeline.cli import main
 

@@ -141,7 +141,7 @@ def _show_results(console: Console, results: list[TrainResult]) -> None:
 
 
 def _watch(console: Console, configs: list[TrainConfig]) -> None:
-    from stu_pipeline.training.watch import follow_training
+    from stu_pipeline.training.story.watch import follow_training
 
     if len(configs) > 1:
         raise UsageError("--watch follows one fold", hint="name it with --fold N; each fold can be watched by itself")

@@ -24,7 +24,7 @@ from stu_pipeline.nnunet.environment import read_variables
 from stu_pipeline.planning.choose import PlanInput, Proposal, apply_probe
 
 # A stage is not imported by another: it is run, and answers in JSON.
-_COMMAND = (sys.executable, "-P", "-m", "stu_pipeline.training.probe")
+_COMMAND = (sys.executable, "-P", "-m", "stu_pipeline.training.probing.probe")
 _MAX_LAST_WORDS = 200
 _SMALLER_HINT = "plan for less with --gpu-memory, or take a smaller --scale"
 _logger = logging.getLogger("stu_pipeline.planning")

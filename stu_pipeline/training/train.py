@@ -14,12 +14,12 @@ from stu_pipeline.errors import LockedError, StorageError
 from stu_pipeline.log import Listener, ignore_events, log_to_file
 from stu_pipeline.storage import hold_lock, storage_errors
 from stu_pipeline.training.config import TrainConfig, TrainResult
-from stu_pipeline.training.job import Job, find_job
-from stu_pipeline.training.requirements import require_preprocessed
-from stu_pipeline.training.result import read_result
-from stu_pipeline.training.run_state import is_finished
-from stu_pipeline.training.start import drop_leftovers
-from stu_pipeline.training.trackers import require_trackers
+from stu_pipeline.training.run.job import Job, find_job
+from stu_pipeline.training.run.requirements import require_preprocessed
+from stu_pipeline.training.run.result import read_result
+from stu_pipeline.training.run.start import drop_leftovers
+from stu_pipeline.training.run.state import is_finished
+from stu_pipeline.training.story.trackers import require_trackers
 
 
 def train(config: TrainConfig, *, listen: Listener = ignore_events) -> TrainResult:
@@ -100,7 +100,7 @@ def _train_here(job: Job, listen: Listener) -> None:
     from stu_pipeline.nnunet.environment import read_variables
     from stu_pipeline.nnunet.session import choose_device
     from stu_pipeline.training.parallel.ranks import find_ranks
-    from stu_pipeline.training.run import run_fold
+    from stu_pipeline.training.run.fold import run_fold
 
     device = choose_device(job.config.device)
     ranks = find_ranks(read_variables(), device_type=device.type)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from stu_pipeline.training.signals import ONE_STOP_S
+from stu_pipeline.training.run.signals import ONE_STOP_S
 from tests.training_runs import NUM_STEPS, Training, act_at, hash_files
 
 LIMIT_S = 30.0

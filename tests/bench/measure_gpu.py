@@ -3,8 +3,9 @@
     make gpu                                       # or: python -m tests.bench.measure_gpu --minutes 20
     python -m tests.bench.measure_gpu --device cpu --rows 2 --tiny      # shows that it runs; measures no GPU
 
-Every row is a plan of its own, run by `stu_pipeline.training.probe`: the trainer's network, loss, optimizer, precision
-and checkpointing. Rows come in order of what they tell, and `plans/measured_gpu.json` is written after every row, so
+Every row is a plan of its own, run by `stu_pipeline.training.probing.probe`: the trainer's network, loss, optimizer,
+precision and checkpointing. Rows come in order of what they tell, and `plans/measured_gpu.json` is written after every
+row, so
 that a run that is cut short keeps what it has and the next one continues. Rows that ran out of memory have no
 `peak_bytes`; rows with `compiled` ran through torch.compile, as trainings on CUDA do by default.
 """
@@ -30,7 +31,7 @@ from stu_pipeline.planfile import PlanFile, parse_plan
 from stu_pipeline.planning.refit import build_measured_document
 from stu_pipeline.records import read_versions
 from stu_pipeline.storage import read_json, write_json
-from stu_pipeline.training.probe import DEFAULT_NUM_STEPS, probe_configuration
+from stu_pipeline.training.probing.probe import DEFAULT_NUM_STEPS, probe_configuration
 
 TARGET = Path(__file__).resolve().parents[2] / "plans" / "measured_gpu.json"
 CUBES = (128, 96, 160, 64)

@@ -28,14 +28,14 @@ from stu_pipeline.planfile import PlanFile
 from stu_pipeline.preprocessing.case_files import write_case_files
 from stu_pipeline.preprocessing.class_locations import sample_class_locations
 from stu_pipeline.storage import read_json, write_json
-from stu_pipeline.training.assembly import Assembly, assemble
-from stu_pipeline.training.compilation import choose_compilation, compile_network
-from stu_pipeline.training.control import RunControl
-from stu_pipeline.training.ledger import StepLedger
-from stu_pipeline.training.loop import LoopParts
+from stu_pipeline.training.loop.compilation import choose_compilation, compile_network
+from stu_pipeline.training.loop.control import RunControl
+from stu_pipeline.training.loop.ledger import StepLedger
+from stu_pipeline.training.loop.loop import LoopParts
 from stu_pipeline.training.parallel.ranks import Ranks
 from stu_pipeline.training.parallel.shares import choose_batch_rule
-from stu_pipeline.training.signals import SignalFlags
+from stu_pipeline.training.run.assembly import Assembly, assemble
+from stu_pipeline.training.run.signals import SignalFlags
 from stu_pipeline.workspace import Workspace
 from tests.bench.measure_gpu import CONFIGURATION, Row, build_plan, describe_dataset
 

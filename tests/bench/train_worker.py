@@ -56,12 +56,12 @@ def open_ours(dataset, arguments) -> tuple[Callable, Callable, int, Callable]:
     from stu_pipeline.nnunet.settings import TrainerSettings
     from stu_pipeline.planfile import read_plan_file
     from stu_pipeline.storage import read_json
-    from stu_pipeline.training.assembly import Assembly, assemble
-    from stu_pipeline.training.control import RunControl
-    from stu_pipeline.training.layout import apply_layout, choose_layout
+    from stu_pipeline.training.loop.control import RunControl
+    from stu_pipeline.training.loop.layout import apply_layout, choose_layout
     from stu_pipeline.training.parallel.ranks import Ranks
     from stu_pipeline.training.parallel.shares import choose_batch_rule
-    from stu_pipeline.training.signals import SignalFlags
+    from stu_pipeline.training.run.assembly import Assembly, assemble
+    from stu_pipeline.training.run.signals import SignalFlags
 
     plan = read_plan_file(dataset.plan_file(arguments.plan))
     planned = plan.configuration(plan.default_configuration)

@@ -14,8 +14,8 @@ from stu_pipeline.nnunet.output import engine_output
 from stu_pipeline.nnunet.session import choose_precision, cpu_computes_bf16, open_trainer
 from stu_pipeline.nnunet.settings import TrainerSettings
 from stu_pipeline.storage import read_json
-from stu_pipeline.training.online_scores import count_matches
-from stu_pipeline.training.online_validation import score_patches
+from stu_pipeline.training.loop.online_scores import count_matches
+from stu_pipeline.training.loop.online_validation import score_patches
 from stu_pipeline.workspace import find_dataset, use_workspace
 from tests.steps import make_batch, make_step
 from tests.synthetic import write_tiny_dataset

@@ -12,9 +12,9 @@ from stu_pipeline.nnunet.optimizer import build_optimizer
 from stu_pipeline.training.augmentation.draws import draw_affine, find_patch_center, find_source_box
 from stu_pipeline.training.augmentation.intensity_draws import draw_intensity
 from stu_pipeline.training.augmentation.settings import AugmentationSettings
+from stu_pipeline.training.loop.step import TrainingStep
 from stu_pipeline.training.loss.segmentation import build_loss
 from stu_pipeline.training.sampling.sample import Sample, SampleKey
-from stu_pipeline.training.step import TrainingStep
 
 STRIDES = [[1, 1, 1], *[[2, 2, 2]] * 4, [1, 1, 1]]
 LEVELS = (1, 2, 4, 8, 16)

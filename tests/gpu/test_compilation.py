@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stu_pipeline.training.augmentation.pipeline import Augmenter
-from stu_pipeline.training.compilation import choose_compilation, compile_network
+from stu_pipeline.training.loop.compilation import choose_compilation, compile_network
 from tests.gpu.marks import DEVICE, pytestmark  # noqa: F401
 from tests.gpu.material import STRIDES, build_network, build_step, make_samples, make_settings
 

@@ -10,7 +10,7 @@ import torch
 from stu_pipeline.errors import MemoryLimitError
 from stu_pipeline.plan_execution import Execution
 from stu_pipeline.training.augmentation.pipeline import Augmenter
-from stu_pipeline.training.memory_relief import MemoryRelief
+from stu_pipeline.training.loop.memory_relief import MemoryRelief
 from tests.gpu.marks import DEVICE, pytestmark  # noqa: F401
 from tests.gpu.material import build_network, build_step, make_samples, make_settings
 

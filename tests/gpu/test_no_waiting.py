@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from stu_pipeline.training.augmentation.pipeline import Augmenter
-from stu_pipeline.training.ema import WeightAverage
-from stu_pipeline.training.ledger import StepLedger
+from stu_pipeline.training.loop.ema import WeightAverage
+from stu_pipeline.training.loop.ledger import StepLedger
 from tests.gpu.marks import DEVICE, pytestmark  # noqa: F401
 from tests.gpu.material import build_network, build_step, make_samples, make_settings
 

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from stu_pipeline.training.batch import Batch
+from stu_pipeline.training.loop.batch import Batch
 from tests.gpu.marks import DEVICE, pytestmark  # noqa: F401
 from tests.gpu.material import LEVELS, build_network, build_step
 
@@ -18,7 +18,7 @@ FORECAST_TOLERANCE = 0.25
 @functools.cache
 def probe(scale, **changes):
     """Measure one row, eagerly unless told otherwise."""
-    from stu_pipeline.training.probe import probe_configuration
+    from stu_pipeline.training.probing.probe import probe_configuration
     from tests.bench.measure_gpu import CONFIGURATION, Row, build_plan, describe_dataset
 
     row = Row(scale=scale, **({"patch": CUBE} | changes))

@@ -238,7 +238,7 @@ def test_memory_that_runs_out_in_a_training_is_explained(tiny: Tiny, tmp_path, c
     def run_out(*unused, **also_unused):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
-    monkeypatch.setattr("stu_pipeline.training.step.run_network", run_out)
+    monkeypatch.setattr("stu_pipeline.training.loop.step.run_network", run_out)
     workspace = make_workspace(tiny.workspace.raw.parent, results=tmp_path / "results")
     command = ("train", DATASET_ID, "--scale", "S", "--fold", 0, "--epochs", 1, "--iterations", 1, "--device", "cpu")
     assert run_stu(workspace, *command, "--workers", 0) == 6
@@ -252,7 +252,7 @@ def test_a_gpu_that_is_gone_is_named_and_nothing_is_overwritten(
     def lose(*unused, **also_unused):
         raise RuntimeError("CUDA error 702, the launch timed out and was terminated\nCompile with more words")
 
-    monkeypatch.setattr("stu_pipeline.training.step.run_network", lose)
+    monkeypatch.setattr("stu_pipeline.training.loop.step.run_network", lose)
     workspace = make_workspace(tiny.workspace.raw.parent, results=tmp_path / "results")
     model = tiny.model_folder(results=workspace.results)
     shutil.copytree(trained, model, ignore=shutil.ignore_patterns("validation"))

@@ -14,7 +14,7 @@ from stu_pipeline.datasets.laterality import Mirroring, find_side_labels
 from stu_pipeline.datasets.reading import read_header, read_label_map
 from stu_pipeline.nnunet.reader_properties import make_reader_properties
 from stu_pipeline.planfile import parse_plan
-from stu_pipeline.training.mirroring import choose_mirroring
+from stu_pipeline.training.run.mirroring import choose_mirroring
 from tests.real_data import DATASETS, require
 
 pytestmark = pytest.mark.real

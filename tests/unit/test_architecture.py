@@ -56,7 +56,7 @@ CLI_ALLOWED_MODULES = {
     "stu_pipeline.evaluation.overlay",
     "stu_pipeline.evaluation.report",
     "stu_pipeline.prediction.find_model",
-    "stu_pipeline.training.watch",
+    "stu_pipeline.training.story.watch",
     *(f"stu_pipeline.{stage}.config" for stage in STAGES),
     *(f"stu_pipeline.{stage}.{verb}" for stage, verb in zip(
         STAGES, ("plan", "preprocess", "train", "predict", "evaluate"), strict=True)),

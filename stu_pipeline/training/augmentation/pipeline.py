@@ -16,7 +16,7 @@ from stu_pipeline.training.augmentation.mirror import build_swap_table, mirror_s
 from stu_pipeline.training.augmentation.settings import AugmentationSettings
 from stu_pipeline.training.augmentation.spatial import transform_sample
 from stu_pipeline.training.augmentation.targets import blank_outside, encode_previous, make_targets, remove_outside
-from stu_pipeline.training.batch import Batch
+from stu_pipeline.training.loop.batch import Batch
 from stu_pipeline.training.sampling.sample import Sample, SampleKey
 
 

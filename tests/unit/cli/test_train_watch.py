@@ -16,7 +16,7 @@ import pytest
 from stu_pipeline.cli import run
 from stu_pipeline.nnunet.events import EpochDone, StepsDone
 from stu_pipeline.storage import hold_lock, write_json
-from stu_pipeline.training.progress import RunStatus, RunStory
+from stu_pipeline.training.story.progress import RunStatus, RunStory
 from stu_pipeline.workspace import RunPaths, fold_folder
 from tests.planned import write_planned_dataset
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from stu_pipeline.networks.stunet import STUNet
-from stu_pipeline.training.compilation import choose_compilation, compile_network
-from stu_pipeline.training.layout import LAYOUTS, apply_layout, choose_layout
+from stu_pipeline.training.loop.compilation import choose_compilation, compile_network
+from stu_pipeline.training.loop.layout import LAYOUTS, apply_layout, choose_layout
 
 CPU = torch.device("cpu")
 

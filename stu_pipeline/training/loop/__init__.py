@@ -1,0 +1,1 @@
+"""Loop: steps and epochs, and everything that happens while they run."""

@@ -1,0 +1,1 @@
+"""Probing: a few steps of a plan on random numbers, measured."""
