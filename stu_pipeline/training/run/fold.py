@@ -153,15 +153,18 @@ def _run(run: Run, story: RunStory | None) -> None:
             hint="run the same command to continue",
         ) from None
     except (RuntimeError, MemoryError) as error:
-        raise _explain(error, _name_epoch(trainer), job) from error
+        explained = _explain(error, _name_epoch(trainer), job)
+        if explained is None:
+            raise
+        raise explained from error
 
 
 def _name_epoch(trainer: nnUNetTrainer | None) -> int:
     return 0 if trainer is None else int(trainer.current_epoch)
 
 
-def _explain(error: RuntimeError | MemoryError, epoch: int, job: Job) -> Exception:
-    """Turn what the machine is to blame for into an error of ours; anything else comes back as it is."""
+def _explain(error: RuntimeError | MemoryError, epoch: int, job: Job) -> StuError | None:
+    """Turn what the machine is to blame for into an error of ours; anything else gives None."""
     reason = str(error).partition("\n")[0]
     if is_out_of_memory(error):
         return MemoryLimitError(
@@ -175,7 +178,7 @@ def _explain(error: RuntimeError | MemoryError, epoch: int, job: Job) -> Excepti
             where=job.paths.folder,
             hint="see what nvidia-smi says; the same command continues",
         )
-    return error
+    return None
 
 
 def _is_over(trainer: nnUNetTrainer, run: Run) -> bool:
