@@ -31,13 +31,17 @@ class EpochReport:
         self._num_samples = num_samples
         self._meter = DeviceMeter(trainer.device)
         self._begun_s = self._told_s = time.monotonic()
+        self._closed_s: float | None = None
         self._busy_s = self._train_s = 0.0
         self._num_steps = 0
         self._num_all_steps, self._all_s = 0, 0.0
 
     def begin_epoch(self, *, elapsed_s: float = 0.0) -> None:
-        """Start the clocks; an epoch that goes on begins with the time it has had."""
-        self._begun_s = time.monotonic() - elapsed_s
+        """Start the clocks; an epoch that goes on begins with the time it has had.
+
+        What came after the last epoch was told (the best checkpoint, the picture) counts for this one.
+        """
+        self._begun_s = (time.monotonic() if self._closed_s is None else self._closed_s) - elapsed_s
         self._told_s = time.monotonic()
         self._busy_s, self._train_s, self._num_steps = elapsed_s, 0.0, 0
         self._meter.take()
@@ -112,6 +116,7 @@ class EpochReport:
         """
         trainer = self._trainer
         elapsed_s = self.elapsed_s
+        self._closed_s = self._begun_s + elapsed_s
         step_s = (self._train_s - waited_s) / self._num_steps if self._num_steps else None
         waited_s += validation_waited_s
         use = self._meter.take()
