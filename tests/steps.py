@@ -5,19 +5,14 @@ from __future__ import annotations
 import torch
 
 from stu_pipeline.training.loop.batch import Batch
-from stu_pipeline.training.loop.step import TrainingStep
-from stu_pipeline.training.run.assembly import build_trainer_loss
+from stu_pipeline.training.run.assembly import build_step
 
 
-def make_step(trainer, **changes):
+def make_step(trainer, *, micro_batch=None):
     """Build the step that a run of this trainer would take."""
-    execution = trainer.execution
-    options = {
-        "precision": trainer.settings.precision,
-        "micro_batch": execution.micro_batch,
-        "is_dice_per_part": execution.batch_dice_scope == "micro-batch",
-    }
-    return TrainingStep(trainer.network, trainer.optimizer, build_trainer_loss(trainer), **{**options, **changes})
+    step = build_step(trainer, trainer.execution)
+    step.micro_batch = micro_batch or step.micro_batch
+    return step
 
 
 def make_batch(trainer, *, value=0.0, num_samples=2, num_labels=3):

@@ -42,6 +42,7 @@ def _list_allowed() -> Mapping[tuple[str, str], Any]:
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("_codecs", "encode"): _encode,
+        ("__builtin__", "bytes"): bytes,
         ("collections", "OrderedDict"): OrderedDict,
     }
     for core in ("numpy.core", "numpy._core"):

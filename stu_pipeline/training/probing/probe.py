@@ -37,7 +37,8 @@ from stu_pipeline.storage import read_json
 from stu_pipeline.training.loop.batch import Batch
 from stu_pipeline.training.loop.compilation import choose_compilation, compile_network
 from stu_pipeline.training.loop.step import TrainingStep
-from stu_pipeline.training.probing.scratch import build_step, make_random_batch, open_scratch_trainer
+from stu_pipeline.training.probing.scratch import make_random_batch, open_scratch_trainer
+from stu_pipeline.training.run.assembly import build_step
 
 DEFAULT_NUM_STEPS = 5
 # The first steps choose kernels, compile, and let the allocator's pool grow to its size.
@@ -154,7 +155,7 @@ def _measure(work: _Work, num_steps: int) -> _Measured:
     )
     with opened as trainer:
         is_compiled, problem = _compile(trainer, work)
-        step, batch = build_step(trainer), make_random_batch(trainer)
+        step, batch = build_step(trainer, trainer.execution), make_random_batch(trainer)
         trainer.network.train()
         for _ in range(_NUM_WARM_UP):
             step.run(batch)

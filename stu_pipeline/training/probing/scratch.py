@@ -18,8 +18,6 @@ from stu_pipeline.nnunet.settings import TrainerSettings
 from stu_pipeline.nnunet.trainer import nnUNetTrainer
 from stu_pipeline.planfile import PlanFile
 from stu_pipeline.training.loop.batch import Batch
-from stu_pipeline.training.loop.step import TrainingStep
-from stu_pipeline.training.run.assembly import build_trainer_loss
 from stu_pipeline.workspace import Workspace, find_dataset
 
 _DATASET = "Dataset000_Probe"
@@ -71,17 +69,3 @@ def make_random_batch(trainer: nnUNetTrainer) -> Batch:
             shape = (num_samples, 1, *size)
             targets.append(torch.randint(0, num_values, shape, dtype=torch.int16, device=device))
     return Batch(data=data, targets=targets)
-
-
-def build_step(trainer: nnUNetTrainer) -> TrainingStep:
-    """Build the step of an opened trainer's plan, as a training in one process runs it."""
-    execution = trainer.execution
-    return TrainingStep(
-        trainer.network,
-        trainer.optimizer,
-        build_trainer_loss(trainer),
-        precision=trainer.settings.precision,
-        micro_batch=execution.micro_batch,
-        scaler=trainer.grad_scaler,
-        is_dice_per_part=execution.batch_dice_scope == "micro-batch",
-    )

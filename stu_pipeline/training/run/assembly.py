@@ -56,17 +56,11 @@ def assemble(assembly: Assembly) -> LoopParts:
         listen=assembly.listen,
         note_change=assembly.note_execution,
     )
-    step = TrainingStep(
-        trainer.network,
-        trainer.optimizer,
-        build_trainer_loss(trainer),
-        precision=settings.precision,
-        micro_batch=assembly.execution.micro_batch,
-        scaler=trainer.grad_scaler,
+    step = build_step(
+        trainer,
+        assembly.execution,
         world_size=ranks.world_size,
         largest_share=-(-rule.batch // ranks.world_size),
-        memory_format=LAYOUTS[settings.memory_layout],
-        is_dice_per_part=assembly.execution.batch_dice_scope == "micro-batch",
     )
     opener = _Opener(assembly, make_augmentation(describe_patches(trainer), trainer.mirroring, settings.augment))
     return LoopParts(
@@ -82,6 +76,32 @@ def assemble(assembly: Assembly) -> LoopParts:
         learning_rate_factor=rule.learning_rate_factor,
         warmup_epochs=max(settings.warmup_epochs, rule.warmup_epochs),
         world_size=ranks.world_size,
+    )
+
+
+def build_step(
+    trainer: nnUNetTrainer, execution: Execution, *, world_size: int = 1, largest_share: int = 1
+) -> TrainingStep:
+    """Build the step of an opened trainer: its network, optimizer, loss, precision and layout.
+
+    Args:
+        trainer: its network may be compiled and wrapped.
+        execution: how the step runs.
+        world_size: ranks that train together.
+        largest_share: samples of a step on the rank that has most.
+    """
+    settings = trainer.settings
+    return TrainingStep(
+        trainer.network,
+        trainer.optimizer,
+        build_trainer_loss(trainer),
+        precision=settings.precision,
+        micro_batch=execution.micro_batch,
+        scaler=trainer.grad_scaler,
+        world_size=world_size,
+        largest_share=largest_share,
+        memory_format=LAYOUTS[settings.memory_layout],
+        is_dice_per_part=execution.batch_dice_scope == "micro-batch",
     )
 
 

@@ -5,26 +5,20 @@ Reads: `<case>.pkl`, of ours and of stock nnU-Net.
 
 from __future__ import annotations
 
-import io
-import pickle
-import struct
 from collections import OrderedDict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stu_pipeline.datasets.plain_pickle import PICKLE_ERRORS, load_plain_pickle
 from stu_pipeline.errors import DataError
 from stu_pipeline.training.sampling.crop import PlaceKey, Places
 
 HINT = "preprocess the dataset again: stu plan DATASET"
 _KEY = "class_locations"
 _CACHE_BYTES = 64 << 20
-_LOAD_ERRORS = (
-    pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError,
-    RuntimeError, TypeError, ValueError, struct.error,
-)  # fmt: skip
+_LOAD_ERRORS = (*PICKLE_ERRORS, OSError)
 
 
 class PlaceReader:
@@ -65,7 +59,7 @@ def read_places(folder: Path, case_id: str) -> tuple[int, Places]:
     path = folder / f"{case_id}.pkl"
     try:
         content = path.read_bytes()
-        properties = _PlainUnpickler(io.BytesIO(content)).load()
+        properties = load_plain_pickle(content)
         found = properties[_KEY]
         return len(content), {_as_key(key): np.asarray(places).reshape(-1, 4) for key, places in found.items()}
     except FileNotFoundError as error:
@@ -82,38 +76,3 @@ def _describe(error: Exception) -> str:
 
 def _as_key(key: Any) -> PlaceKey:
     return tuple(int(label) for label in key) if isinstance(key, tuple) else int(key)
-
-
-def _list_allowed() -> Mapping[tuple[str, str], Any]:
-    """List what a file of properties may name: NumPy arrays, scalars and types, under their names in NumPy 1 and 2."""
-    rebuild, scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
-    frombuffer = np.zeros(1).__reduce_ex__(5)[0]
-    allowed: dict[tuple[str, str], Any] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): _encode,
-        ("__builtin__", "bytes"): bytes,
-        ("collections", "OrderedDict"): OrderedDict,
-    }
-    for core in ("numpy.core", "numpy._core"):
-        allowed[f"{core}.multiarray", "_reconstruct"] = rebuild
-        allowed[f"{core}.multiarray", "scalar"] = scalar
-        allowed[f"{core}.numeric", "_frombuffer"] = frombuffer
-    return allowed
-
-
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """Stand for `_codecs.encode`, with which old protocols store bytes, and which can do more."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes are stored as '{encoding}'")
-    return text.encode("latin1")
-
-
-_ALLOWED = _list_allowed()
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it names '{module}.{name}', which is not data")
-        return _ALLOWED[module, name]

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from stu_pipeline.cli import run
-from stu_pipeline.nnunet.events import EpochDone, StepsDone
+from stu_pipeline.nnunet.events import StepsDone
 from stu_pipeline.storage import hold_lock, write_json
 from stu_pipeline.training.story.progress import RunStatus, RunStory
 from stu_pipeline.workspace import RunPaths, fold_folder
 from tests.planned import write_planned_dataset
+from tests.training_events import make_epoch
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMAND = ["train", "901", "--scale", "S", "--fold", "0", "--watch"]
@@ -32,25 +33,9 @@ def paths(tmp_path, monkeypatch):
     return RunPaths(fold_folder(dataset.model_folder("stuSPlans", "3d_fullres"), 0))
 
 
-def make_epoch(epoch):
-    return EpochDone(
-        epoch=epoch,
-        num_epochs=3,
-        train_loss=-0.5,
-        val_loss=-0.4,
-        dice={"liver": 0.9},
-        mean_dice=0.9,
-        ema_dice=0.8,
-        learning_rate=0.01,
-        elapsed_s=30.0,
-        data_wait=0.02,
-        is_best=False,
-    )
-
-
 def write_finished_run(paths):
     paths.folder.mkdir(parents=True)
-    rows = [json.dumps(dataclasses.asdict(make_epoch(epoch))) + "\n" for epoch in range(3)]
+    rows = [json.dumps(dataclasses.asdict(make_epoch(epoch, num_epochs=3))) + "\n" for epoch in range(3)]
     paths.metrics.write_text("".join(rows), encoding="utf-8")
     paths.checkpoint("final").write_bytes(b"")
     paths.validation_summary.parent.mkdir()

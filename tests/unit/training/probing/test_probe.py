@@ -14,7 +14,8 @@ from stu_pipeline.errors import DataError, ModelError, UsageError
 from stu_pipeline.networks.cost import count_parameters
 from stu_pipeline.planfile import read_plan_file
 from stu_pipeline.training.probing.probe import probe_configuration
-from stu_pipeline.training.probing.scratch import build_step, make_random_batch, open_scratch_trainer
+from stu_pipeline.training.probing.scratch import make_random_batch, open_scratch_trainer
+from stu_pipeline.training.run.assembly import build_step
 from tests.model_folders import write_model_folder
 
 
@@ -151,7 +152,7 @@ def test_the_step_runs_as_the_plan_says(make_plan, scope):
     seen = []
     with open_trainer(plan, name) as trainer:
         trainer.network.register_forward_pre_hook(lambda module, given: seen.append(given[0].shape[0]))
-        outcome = build_step(trainer).run(make_random_batch(trainer))
+        outcome = build_step(trainer, trainer.execution).run(make_random_batch(trainer))
     assert float(outcome.is_fault) == 0
     # Two parts; where Dice runs over both, its sums are a pass of their own.
     assert seen == [1] * (4 if scope == "effective batch" else 2)

@@ -18,6 +18,7 @@ from stu_pipeline.training.story.progress import RunStatus
 from stu_pipeline.training.story.watch import find_run, follow_run
 from stu_pipeline.workspace import RunPaths, use_workspace
 from tests.planned import write_planned_dataset
+from tests.training_events import make_epoch
 
 POLL_S = 0.01
 
@@ -27,22 +28,6 @@ def paths(tmp_path):
     folder = tmp_path / "nnUNetTrainer__stuSPlans__3d_fullres" / "fold_0"
     folder.mkdir(parents=True)
     return RunPaths(folder)
-
-
-def make_epoch(epoch):
-    return EpochDone(
-        epoch=epoch,
-        num_epochs=30,
-        train_loss=-0.5,
-        val_loss=-0.4,
-        dice={"liver": 0.9},
-        mean_dice=0.9,
-        ema_dice=0.8,
-        learning_rate=0.01,
-        elapsed_s=30.0,
-        data_wait=0.02,
-        is_best=False,
-    )
 
 
 def make_steps(epoch, step):
