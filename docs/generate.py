@@ -24,6 +24,8 @@ PARTS = (
     "cli",
     "datasets",
     "networks",
+    "preparation",
+    "inference",
     "planning",
     "preprocessing",
     "training",

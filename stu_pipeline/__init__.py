@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stu_pipeline.errors import StuError
+    from stu_pipeline.evaluation.comparison.compare import compare
+    from stu_pipeline.evaluation.comparison.config import CompareConfig, CompareResult
     from stu_pipeline.evaluation.evaluate import EvaluateConfig, EvaluateResult, evaluate
     from stu_pipeline.planning.config import PlanConfig, PlanResult
     from stu_pipeline.planning.plan import plan
+    from stu_pipeline.prediction.calibration.calibrate import calibrate
+    from stu_pipeline.prediction.calibration.config import CalibrateConfig, CalibrateResult
     from stu_pipeline.prediction.config import PredictConfig, PredictResult
     from stu_pipeline.prediction.predict import predict
     from stu_pipeline.preprocessing.preprocess import PreprocessConfig, PreprocessResult, preprocess
@@ -35,9 +39,15 @@ _HOMES = {
     "PredictConfig": "stu_pipeline.prediction.config",
     "PredictResult": "stu_pipeline.prediction.config",
     "predict": "stu_pipeline.prediction.predict",
+    "CalibrateConfig": "stu_pipeline.prediction.calibration.config",
+    "CalibrateResult": "stu_pipeline.prediction.calibration.config",
+    "calibrate": "stu_pipeline.prediction.calibration.calibrate",
     "EvaluateConfig": "stu_pipeline.evaluation.evaluate",
     "EvaluateResult": "stu_pipeline.evaluation.evaluate",
     "evaluate": "stu_pipeline.evaluation.evaluate",
+    "CompareConfig": "stu_pipeline.evaluation.comparison.config",
+    "CompareResult": "stu_pipeline.evaluation.comparison.config",
+    "compare": "stu_pipeline.evaluation.comparison.compare",
 }
 
 __all__ = [  # noqa: RUF022 - in the order of the pipeline
@@ -45,7 +55,9 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "preprocess", "PreprocessConfig", "PreprocessResult",
     "train", "TrainConfig", "TrainResult",
     "predict", "PredictConfig", "PredictResult",
+    "calibrate", "CalibrateConfig", "CalibrateResult",
     "evaluate", "EvaluateConfig", "EvaluateResult",
+    "compare", "CompareConfig", "CompareResult",
     "StuError", "__version__",
 ]  # fmt: skip
 

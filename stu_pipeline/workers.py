@@ -32,19 +32,20 @@ class Outcome(Generic[Item, Result]):
 
 
 def run_in_workers(
-    function: Callable[[Item], Result],
+    function: Callable[[Item], Result] | Sequence[Callable[[Item], Result]],
     items: Sequence[Item],
     *,
-    num_workers: int,
+    num_workers: int | None = None,
     name_of: Callable[[Item], str] = str,
     stall_s: float = STALL_S,
 ) -> Generator[Outcome[Item, Result]]:
     """Yield one outcome per item, in the order they finish.
 
     Args:
-        function: importable (a module-level function); its module should not import torch.
+        function: importable (a module-level function); its module should not import torch unless it must. Several
+            are one per worker, for example with a device of its own.
         items: arguments, one per call; they and the results must pickle.
-        num_workers: processes; 0 runs everything in this process, in order.
+        num_workers: processes; 0 runs everything in this process, in order. None: one per function.
         name_of: how messages call an item.
         stall_s: after how many seconds a silent, idle worker is ended.
 
@@ -52,10 +53,11 @@ def run_in_workers(
     item; the others go on. Anything else is a bug of ours: its traceback goes to stderr and `RuntimeError` is raised
     here. Leaving the loop early ends the workers.
     """
-    if num_workers == 0 or not items:
+    functions = [function] * (num_workers or 0) if callable(function) else list(function)
+    if callable(function) and (num_workers == 0 or not items):
         yield from _run_here(function, items)
         return
-    crew: list[WorkerProcess] = []
+    crew: dict[WorkerProcess, Callable[[Item], Result]] = {}
     waiting = list(range(len(items) - 1, -1, -1))
     busy: dict[WorkerProcess, int] = {}
 
@@ -64,7 +66,8 @@ def run_in_workers(
         worker.give(items[busy[worker]])
 
     try:
-        crew += [WorkerProcess(function) for _ in range(min(num_workers, len(items)))]
+        for own in functions[: len(items)]:
+            crew[WorkerProcess(own)] = own
         for worker in crew:
             employ(worker)
         while busy:
@@ -73,8 +76,9 @@ def run_in_workers(
                 yield _make_outcome(worker, answer, index, items[index], name_of)
                 if waiting:
                     if not worker.is_alive:
-                        worker = WorkerProcess(function)  # noqa: PLW2901
-                        crew.append(worker)
+                        own = crew[worker]
+                        worker = WorkerProcess(own)  # noqa: PLW2901
+                        crew[worker] = own
                     employ(worker)
     finally:
         for worker in crew:

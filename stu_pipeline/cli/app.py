@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from stu_pipeline.cli.calibrate import calibrate_command
+from stu_pipeline.cli.compare import compare_command
 from stu_pipeline.cli.demo import demo_command
 from stu_pipeline.cli.doctor import doctor_command
 from stu_pipeline.cli.evaluate import evaluate_command
@@ -24,7 +26,9 @@ app = typer.Typer(
 app.command("plan")(plan_command)
 app.command("train")(train_command)
 app.command("predict")(predict_command)
+app.command("calibrate")(calibrate_command)
 app.command("evaluate")(evaluate_command)
+app.command("compare")(compare_command)
 app.command("doctor")(doctor_command)
 app.command("demo")(demo_command)
 

@@ -3,58 +3,74 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import typer
+from typing import Any, cast
 
 from stu_pipeline.cli.console import Console, format_seconds
 from stu_pipeline.cli.options import DebugOption, JsonOption, QuietOption, VerboseOption, WorkersOption, open_console
-from stu_pipeline.errors import UsageError
-from stu_pipeline.prediction.config import CaseReport, PredictConfig
-
-if TYPE_CHECKING:
-    from stu_pipeline.prediction.config import Folds
+from stu_pipeline.cli.predict_options import (
+    CheckpointOption,
+    ConfigurationOption,
+    DatasetOption,
+    DeviceOption,
+    DicomSegOption,
+    DryRunOption,
+    EffortOption,
+    FoldsOption,
+    GpusOption,
+    InputOption,
+    MaxRamOption,
+    ModelOption,
+    ModelWeightsOption,
+    OutputOption,
+    OverwriteOption,
+    PerLabelOption,
+    PlanOption,
+    PostprocessingOption,
+    PrecisionOption,
+    ProbabilitiesOption,
+    ProbabilityBitsOption,
+    ReportOption,
+    ScaleOption,
+    StepOption,
+    TtaOption,
+    VerifyOption,
+    choose_models,
+    parse_folds,
+    parse_weights,
+)
+from stu_pipeline.prediction.config import CaseReport, PredictConfig, PredictResult
 
 _DEFAULTS = PredictConfig(input=Path(), output=Path(), models=(Path(),))
 _MAX_VOLUMES = 4
 
 
 def predict_command(
-    input: Annotated[Path, typer.Option("-i", "--input", help="A volume or a folder of volumes.", show_default=False)],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Where the masks go: a folder, or a file name.", show_default=False)
-    ],
-    model: Annotated[
-        list[Path] | None,
-        typer.Option("-m", "--model", help="A model folder; repeat it for an ensemble.", show_default=False),
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option("-d", "--dataset", help="Find the model of this dataset instead of -m.")
-    ] = None,
-    scale: Annotated[str | None, typer.Option(help="With -d: S, B, L or H.")] = None,
-    plan: Annotated[str | None, typer.Option(help="With -d: a plan name instead of the scale.")] = None,
-    configuration: Annotated[
-        str | None, typer.Option(help="2d, 3d_fullres, ... (default: 3d_fullres, or what the model is).")
-    ] = _DEFAULTS.configuration,
-    folds: Annotated[str, typer.Option(help="Which folds: auto, or for example 0,1,2 or all.")] = "auto",
-    checkpoint: Annotated[
-        Literal["final", "best", "latest", "ema"],
-        typer.Option(help="best and latest also take unfinished folds; ema takes averaged weights."),
-    ] = _DEFAULTS.checkpoint,
-    tta: Annotated[
-        Literal["full", "none"], typer.Option(help="Average mirrored copies, or not (8 times faster in 3D).")
-    ] = _DEFAULTS.tta,
-    model_weights: Annotated[str | None, typer.Option(help="One weight per model folder, for example 1,2.")] = None,
-    step: Annotated[float, typer.Option(help="Distance of two tiles as a share of the patch.")] = _DEFAULTS.step,
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, cpu or mps.")] = _DEFAULTS.device,
-    precision: Annotated[
-        Literal["auto", "bf16", "fp16", "fp32"], typer.Option(help="auto: fp16 on a GPU, fp32 elsewhere.")
-    ] = _DEFAULTS.precision,
-    probabilities: Annotated[
-        Literal["none", "npz"], typer.Option(help="Also write probabilities, as nnUNetv2_ensemble reads them.")
-    ] = _DEFAULTS.probabilities,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict again what is there already.")] = False,
-    report: Annotated[Path | None, typer.Option(help="A further place for the report (JSON).")] = None,
+    input: InputOption,
+    output: OutputOption,
+    model: ModelOption = None,
+    dataset: DatasetOption = None,
+    scale: ScaleOption = None,
+    plan: PlanOption = None,
+    configuration: ConfigurationOption = _DEFAULTS.configuration,
+    folds: FoldsOption = "auto",
+    checkpoint: CheckpointOption = _DEFAULTS.checkpoint,
+    tta: TtaOption = _DEFAULTS.tta,
+    effort: EffortOption = _DEFAULTS.effort,
+    model_weights: ModelWeightsOption = None,
+    step: StepOption = _DEFAULTS.step,
+    postprocessing: PostprocessingOption = _DEFAULTS.postprocessing,
+    device: DeviceOption = _DEFAULTS.device,
+    precision: PrecisionOption = _DEFAULTS.precision,
+    gpus: GpusOption = None,
+    max_ram: MaxRamOption = None,
+    dry_run: DryRunOption = False,
+    probabilities: ProbabilitiesOption = _DEFAULTS.probabilities,
+    probability_bits: ProbabilityBitsOption = _DEFAULTS.probability_bits,
+    per_label_files: PerLabelOption = False,
+    dicom_seg: DicomSegOption = False,
+    report: ReportOption = None,
+    overwrite: OverwriteOption = False,
+    verify: VerifyOption = False,
     workers: WorkersOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
@@ -73,20 +89,33 @@ def predict_command(
     config = PredictConfig(
         input=input,
         output=output,
-        models=_choose_models(model, dataset, scale=scale, plan=plan, configuration=configuration),
-        folds=_parse_folds(folds),
+        models=choose_models(model, dataset, scale=scale, plan=plan, configuration=configuration),
+        folds=parse_folds(folds),
         checkpoint=checkpoint,
         configuration=configuration,
         tta=tta,
-        model_weights=_parse_weights(model_weights),
+        effort=effort,
+        model_weights=parse_weights(model_weights),
         step=step,
+        postprocessing=postprocessing,
         device=device,
         precision=precision,
+        gpus=gpus,
+        max_ram_gib=max_ram,
+        dry_run=dry_run,
         probabilities=probabilities,
-        overwrite=overwrite,
+        probability_bits=cast(Any, probability_bits),
+        per_label_files=per_label_files,
+        dicom_seg=dicom_seg,
         report=report,
+        overwrite=overwrite,
+        verify=verify,
         num_workers=workers,
     )
+    _run(console, config)
+
+
+def _run(console: Console, config: PredictConfig) -> None:
     from stu_pipeline.prediction.predict import predict
 
     reports: list[CaseReport] = []
@@ -101,41 +130,26 @@ def predict_command(
         result = predict(config, listen=listen)
     finally:
         _show_cases(console, reports)
+    if result.forecast is not None:
+        _show_forecast(console, result)
     if result.report is not None:
         console.show(f"report: {result.report}")
-    console.finish(result, next_command=f"stu evaluate -r REFERENCE -p {output}")
+    console.finish(result, next_command=_choose_next(config))
 
 
-def _choose_models(
-    models: list[Path] | None, dataset: str | None, *, scale: str | None, plan: str | None, configuration: str | None
-) -> tuple[Path, ...]:
-    if models and dataset is None:
-        if scale or plan:
-            raise UsageError("--scale and --plan belong to -d, not to -m")
-        return tuple(path.absolute() for path in models)
-    if dataset is None or models:
-        raise UsageError("give a model: either -m MODEL_FOLDER or -d DATASET, not both")
-    from stu_pipeline.prediction.find_model import find_model
-
-    return (find_model(dataset, scale=scale, plan=plan, configuration=configuration),)
+def _choose_next(config: PredictConfig) -> str:
+    if config.dry_run:
+        return f"stu predict -i {config.input} -o {config.output} ... without --dry-run"
+    return f"stu evaluate -r REFERENCE -p {config.output}"
 
 
-def _parse_folds(text: str) -> Folds:
-    if text == "auto":
-        return "auto"
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part == "all" or part.isdecimal() for part in parts):
-        raise UsageError(f"folds are 'auto', 'all' or numbers, got '{text}'", hint="--folds 0,1,2")
-    return tuple("all" if part == "all" else int(part) for part in parts)
-
-
-def _parse_weights(text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"model weights are numbers, got '{text}'", hint="--model-weights 1,2") from error
+def _show_forecast(console: Console, result: PredictResult) -> None:
+    forecast = result.forecast or {}
+    for line in forecast.get("lines", ()):
+        console.show(line)
+    rows = forecast.get("rows", ())
+    if rows:
+        console.show_table("Forecast", forecast["columns"], rows)
 
 
 def _show_cases(console: Console, reports: list[CaseReport]) -> None:
@@ -147,7 +161,7 @@ def _show_cases(console: Console, reports: list[CaseReport]) -> None:
             report.status,
             format_seconds(report.seconds) if report.status != "skipped" else "-",
             _show_volumes(report.volumes_ml),
-            report.error or "; ".join(report.warnings),
+            report.error or "; ".join((*report.warnings, *report.notes)),
         ]
         for report in sorted(reports, key=lambda item: (item.status != "failed", item.case))
     ]

@@ -1,6 +1,7 @@
 """Which files make up which case: training cases of a dataset, and cases to predict.
 
-Reads: folder listings only. Hidden files, sub-folders and files of other kinds are ignored.
+Reads: folder listings, and the first bytes of files to predict that may be DICOM. Hidden files, and sub-folders and
+files of other kinds are ignored.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from pathlib import Path
 from stu_pipeline.datasets.dataset_fields import check_case_id
 from stu_pipeline.datasets.dataset_json import DatasetJson
 from stu_pipeline.datasets.endings import PICTURE_ENDINGS, SUPPORTED_ENDINGS, split_ending
+from stu_pipeline.datasets.formats.dicom_files import MASK_ENDING, holds_series, is_dicom_file
 from stu_pipeline.datasets.listing import find_clashes, list_folder, raise_problems, split_channel
+from stu_pipeline.datasets.series_folders import list_series_folders
 from stu_pipeline.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One case: its channel files in order, and its label map when it is a training case."""
+    """One case: its channels in order, files or folders of DICOM slices, and its label map when it is for training."""
 
     id: str
     image_files: tuple[Path, ...]
@@ -26,8 +29,13 @@ class Case:
 
     @property
     def ending(self) -> str:
-        """The ending of the image files, for example '.nii.gz'."""
-        return split_ending(self.image_files[0].name)[1]
+        """The ending of the image files, for example '.nii.gz', which masks of DICOM series get too."""
+        return split_ending(self.image_files[0].name)[1] or MASK_ENDING
+
+    @property
+    def is_dicom(self) -> bool:
+        """Whether each channel is a folder of DICOM slices."""
+        return self.image_files[0].is_dir()
 
 
 def list_training_cases(raw_folder: Path, dataset_json: DatasetJson) -> list[Case]:
@@ -69,7 +77,7 @@ def list_input_cases(source: Path, num_channels: int, file_ending: str) -> list[
 
     Any supported ending is accepted. A one-channel model takes any file name, with or without `_0000`;
     more channels need `<case>_0000` to `<case>_NNNN`. A single file of a multi-channel case may be any of
-    its channels.
+    its channels. A folder of DICOM slices is an image of its folder's name: the source itself, or sub-folders of it.
 
     Args:
         source: a file or a folder.
@@ -81,6 +89,8 @@ def list_input_cases(source: Path, num_channels: int, file_ending: str) -> list[
     """
     if not source.exists():
         raise DataError(f"'{source.name}' not found", where=source.parent, hint="check the path given with -i")
+    if holds_series(source) or is_dicom_file(source):
+        return _list_one_series(source, num_channels)
     folder = source if source.is_dir() else source.parent
     listing = list_folder(folder)
     # A pipe or a dead link is the fault of one case, found when that case is read.
@@ -90,10 +100,12 @@ def list_input_cases(source: Path, num_channels: int, file_ending: str) -> list[
     elif listing.problems:
         raise_problems(listing.problems, f"the input '{source.name}'", source)
     images = [name for name in files if split_ending(name)[1]]
+    if source.is_dir():
+        images += list_series_folders(source)
     if not images:
         raise DataError(
             f"no cases found: {_describe_found(files)}, expected files like "
-            f"'case_0000{file_ending}' ({', '.join(SUPPORTED_ENDINGS)})",
+            f"'case_0000{file_ending}' ({', '.join(SUPPORTED_ENDINGS)}) or folders of DICOM slices",
             where=source,
             hint="check the folder given with -i",
         )
@@ -101,6 +113,27 @@ def list_input_cases(source: Path, num_channels: int, file_ending: str) -> list[
     problems += find_clashes(case.id for case in cases)
     raise_problems(problems, f"the input '{source.name}'", source)
     return sorted(cases, key=lambda case: case.id)
+
+
+def _list_one_series(source: Path, num_channels: int) -> list[Case]:
+    """Make the one case of a folder that holds slices itself."""
+    if source.is_file():
+        raise DataError(
+            f"'{source.name}' is a single DICOM file, expected the folder of its series",
+            where=source.parent,
+            hint=f"-i {source.parent}",
+        )
+    if images := list_folder(source).image_names:
+        raise DataError(
+            f"folder '{source.name}' holds DICOM slices and {len(images)} other images, first '{images[0]}'",
+            where=source,
+            hint="put each DICOM series in a folder of its own",
+        )
+    folder = source.absolute()  # '.' has no name
+    cases, problems = _group_inputs(folder.parent, [folder.name], num_channels)
+    problems += [problem for case in cases if (problem := check_case_id(case.id))]
+    raise_problems(problems, f"the series '{folder.name}'", folder.parent)
+    return cases
 
 
 def _list_files_of_case(name: str, files: Sequence[str], num_channels: int) -> list[str]:

@@ -1,7 +1,7 @@
 """Verified reading of images and label maps: one reader for plan, train, predict and evaluate.
 
 Damage in is an error, never a voxel: a cut or flipped file, NaN, infinite values, labels that are no labels.
-Reads: `.nii.gz .nii .nrrd .mha .tif .tiff .png .bmp`.
+Reads: `.nii.gz .nii .nrrd .mha .tif .tiff .png .bmp`, and folders of DICOM slices as images.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stu_pipeline.datasets.endings import PICTURE_ENDINGS, SUPPORTED_ENDINGS, TIFF_ENDINGS, split_ending
+from stu_pipeline.datasets.formats.dicom import read_series, read_series_header
+from stu_pipeline.datasets.formats.dicom_files import holds_series
 from stu_pipeline.datasets.formats.mha import read_mha_header
 from stu_pipeline.datasets.formats.nifti import read_nifti_header
 from stu_pipeline.datasets.formats.nrrd import read_nrrd_header
@@ -41,11 +43,13 @@ _HEADER_READERS = {
 
 
 def read_header(path: Path) -> Grid:
-    """Read the grid of a file without its voxels. The voxels are not verified.
+    """Read the grid of a file, or of a folder of DICOM slices, without its voxels. The voxels are not verified.
 
     Raises:
         DataError: missing, not an image, or of a kind that cannot be used (4D, RGB, complex, sheared).
     """
+    if _is_series(path):
+        return read_series_header(path)
     ending = _require_file(path)
     if ending in (*PICTURE_ENDINGS, *TIFF_ENDINGS):
         return read_picture_grid(path)
@@ -54,14 +58,14 @@ def read_header(path: Path) -> Grid:
 
 
 def read_image(path: Path) -> Volume:
-    """Read one image file, verified, as float32 `(c, z, y, x)`.
+    """Read one image file, or a folder of DICOM slices, verified, as float32 `(c, z, y, x)`.
 
     `c` is 1 but for colour pictures. A flat image has one slice.
 
     Raises:
         DataError: missing, cut, damaged, of a kind that cannot be used, or with NaN or infinite voxels.
     """
-    grid, voxels = _read(path)
+    grid, voxels = read_series(path) if _is_series(path) else _read(path)
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit float32 becomes infinite and is reported
         array = voxels.astype(np.float32, copy=False)
     if voxels.dtype.kind == "f":
@@ -130,6 +134,10 @@ def read_label_map(path: Path) -> Volume:
         )
     kind = np.uint8 if highest <= _MAX_BYTE else np.uint16
     return Volume(array=np.ascontiguousarray(labels.astype(kind, copy=False)), grid=replace(grid, notes=notes))
+
+
+def _is_series(path: Path) -> bool:
+    return path.is_dir() and holds_series(path)
 
 
 def _read(path: Path) -> tuple[Grid, npt.NDArray[np.generic]]:

@@ -19,12 +19,22 @@ class EvaluateConfig:
     """Folder of predicted label maps, or one file. Cases are matched by name; endings may differ."""
     output: Path | None = None
     """`summary.json` or a folder for it. None: into the prediction folder; for one file nothing is written."""
+    report: Path | None = None
+    """Folder for `scores.csv`, `summary.md` and `report.html`. None: they are not written."""
+    images: Path | None = None
+    """Folder of the images (or the image of a single case), shown behind the masks in the report."""
     dataset_json: Path | None = None
     """Names the labels. None: found beside prediction or reference, else the values found are the labels."""
     tolerance_mm: float = 1.0
     """Distance within which a surface counts as met (NSD)."""
     surface: bool = True
     """Whether to measure HD95, ASSD and NSD as well."""
+    lesions: bool = False
+    """Whether to count lesions (connected parts of a label) found, missed and invented."""
+    lesion_iou: float = 0.0
+    """A lesion counts as found above this IoU with a predicted one; 0: when they share a voxel."""
+    lesion_size_mm3: float = 0.0
+    """Smaller parts are no lesions, in reference and prediction alike."""
     allow_missing: bool = False
     """Score what is there when a reference has no prediction. Such cases are listed and in no mean."""
     num_workers: int | None = 1
@@ -37,6 +47,10 @@ class EvaluateConfig:
         """Refuse values that make no sense."""
         if not (math.isfinite(self.tolerance_mm) and self.tolerance_mm >= 0):
             raise UsageError(f"tolerance must be a distance of at least 0 mm, got '{self.tolerance_mm}'")
+        if not 0 <= self.lesion_iou < 1:
+            raise UsageError(f"the IoU of a found lesion must be at least 0 and below 1, got '{self.lesion_iou}'")
+        if not (math.isfinite(self.lesion_size_mm3) and self.lesion_size_mm3 >= 0):
+            raise UsageError(f"the size of a lesion must be at least 0 mm3, got '{self.lesion_size_mm3}'")
         if self.num_workers is not None and self.num_workers < 0:
             raise UsageError(f"num_workers must be at least 0, got '{self.num_workers}'")
         if self.seed < 0:
@@ -60,6 +74,9 @@ class Spread:
     """Cases left out because exactly one of reference and prediction is empty (HD95, ASSD)."""
     num_missing: int = 0
     """Cases left out because both are empty: there is nothing to measure."""
+    median_ci_low: float | None = None
+    """Lower end of the 95 % confidence interval of the median; None below six cases."""
+    median_ci_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +90,11 @@ class LabelResult:
     nsd: Spread | None = None
     hd95_mm: Spread | None = None
     assd_mm: Spread | None = None
+    volume_error_ml: Spread | None = None
+    """Predicted minus reference volume; positive where too much is predicted."""
+    volume_error_relative: Spread | None = None
+    """Volume error as a share of the reference volume; infinite where the reference is empty."""
+    lesion_f1: Spread | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,5 +125,7 @@ class EvaluateResult:
     """References without a prediction."""
     extra: tuple[str, ...] = ()
     """Predictions without a reference; they are not scored."""
+    report_files: tuple[Path, ...] = ()
+    """What was written into the report folder."""
     labels_from: str = ""
     """Where the labels came from: a `dataset.json`, or `values found`."""

@@ -1,6 +1,6 @@
 """Score predicted label maps against references.
 
-Reads: label maps, `dataset.json`. Writes: `summary.json`.
+Reads: label maps, `dataset.json`; images for the report. Writes: `summary.json`, and a report where asked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from stu_pipeline.evaluation.labels import (
     label_values,
     read_labels,
 )
+from stu_pipeline.evaluation.lesions import LesionRule
 from stu_pipeline.evaluation.report import ScoreTable, build_summary, describe_labels, rank_cases
+from stu_pipeline.evaluation.reporting.writing import list_report_files, write_report
 from stu_pipeline.evaluation.scoring import MAX_FOUND_VALUES, ScoredCase, ScoringRules, score_pairs
 from stu_pipeline.evaluation.statistics import bootstrap_interval, mean_over_labels
 from stu_pipeline.log import Listener, Notice, Progress, ignore_events
@@ -32,7 +34,7 @@ _FOUND = "values found"
 
 
 def evaluate(config: EvaluateConfig, *, listen: Listener = ignore_events) -> EvaluateResult:
-    """Score every case and label, and write `summary.json`.
+    """Score every case and label, write `summary.json`, and a report where `config.report` names a folder.
 
     All cases are looked at before a problem is raised, so one run names every bad case; nothing is
     written then.
@@ -43,38 +45,56 @@ def evaluate(config: EvaluateConfig, *, listen: Listener = ignore_events) -> Eva
 
     Raises:
         DataError: no cases, missing predictions, unreadable files, differing grids, unknown labels.
-        UsageError: the summary would land among the references.
-        StorageError: the summary cannot be written.
+        UsageError: the summary or the report would land among the references.
+        StorageError: a file cannot be written.
     """
     dataset_json = config.dataset_json or find_dataset_json(reference=config.reference, prediction=config.prediction)
     declared = read_labels(dataset_json) if dataset_json else None
     ending = _read_file_ending(dataset_json)
     match = match_cases(config.reference, config.prediction, allow_missing=config.allow_missing, file_ending=ending)
     summary_path = _choose_summary_path(config)
+    if config.report is not None:
+        _require_elsewhere(config.report / "report.html", config, flag="--report FOLDER")
     _tell_left_out(match, listen)
     rules = ScoringRules(
         labels=declared,
         tolerance_mm=config.tolerance_mm if config.surface else None,
         reference_ids=find_stored_ids(config.reference),
         prediction_ids=find_stored_ids(config.prediction),
+        lesion_rule=_make_lesion_rule(config),
     )
     cases = _score_all(match, rules, config.num_workers, listen)
-    table = ScoreTable(cases, _choose_labels(declared, cases), with_surface=config.surface)
+    labels = _choose_labels(declared, cases)
+    table = ScoreTable(cases, labels, with_surface=config.surface, with_lesions=config.lesions)
+    result = _make_result(table, match, config, summary_path=summary_path, labels_from=str(dataset_json or _FOUND))
+    if summary_path is not None:
+        write_json(summary_path, build_summary(table, result, config))
+    if config.report is not None:
+        ignore = declared.ignore if declared is not None else None
+        write_report(config.report, table, result, config, ignore=ignore, listen=listen)
+    return result
+
+
+def _make_result(
+    table: ScoreTable, match: CaseMatch, config: EvaluateConfig, *, summary_path: Path | None, labels_from: str
+) -> EvaluateResult:
     dice = table.values_of("Dice")
-    result = EvaluateResult(
+    return EvaluateResult(
         summary_path=summary_path,
-        num_cases=len(cases),
+        num_cases=len(table.cases),
         mean_dice=mean_over_labels(dice),
         mean_dice_ci=bootstrap_interval(dice, seed=config.seed),
         labels=describe_labels(table, seed=config.seed),
         cases=rank_cases(table),
         missing=match.missing,
         extra=match.extra,
-        labels_from=str(dataset_json) if dataset_json else _FOUND,
+        report_files=list_report_files(config.report) if config.report is not None else (),
+        labels_from=labels_from,
     )
-    if summary_path is not None:
-        write_json(summary_path, build_summary(table, result, config))
-    return result
+
+
+def _make_lesion_rule(config: EvaluateConfig) -> LesionRule | None:
+    return LesionRule(min_iou=config.lesion_iou, min_size_mm3=config.lesion_size_mm3) if config.lesions else None
 
 
 def _read_file_ending(dataset_json: Path | None) -> str | None:
@@ -89,14 +109,18 @@ def _choose_summary_path(config: EvaluateConfig) -> Path | None:
     if path is None:
         return None
     path = path / SUMMARY_NAME if path.is_dir() else path
+    _require_elsewhere(path, config, flag="-o FILE")
+    return path
+
+
+def _require_elsewhere(path: Path, config: EvaluateConfig, *, flag: str) -> None:
     references = config.reference if config.reference.is_dir() else config.reference.parent
     if path.absolute().parent.resolve() == references.resolve():
         raise UsageError(
             f"'{path.name}' would be written among the references",
             where=references,
-            hint="choose another place with -o FILE",
+            hint=f"choose another place with {flag}",
         )
-    return path
 
 
 def _tell_left_out(match: CaseMatch, listen: Listener) -> None:

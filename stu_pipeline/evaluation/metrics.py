@@ -1,4 +1,4 @@
-"""Scores of one case: overlap counts, Dice, IoU, volumes and surface metrics per label.
+"""Scores of one case: overlap counts, Dice, IoU, volumes, surface metrics and lesions found, per label.
 
 Definitions and empty cases: docs/reference/metrics.md.
 """
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from stu_pipeline.evaluation.labels import Label
-from stu_pipeline.evaluation.surface import NOTHING_TO_MEASURE, SurfaceScores, score_surfaces
+from stu_pipeline.evaluation.lesions import NO_LESIONS, LesionRule, LesionScores, score_lesions
+from stu_pipeline.evaluation.surface import NOTHING_TO_MEASURE, SurfaceScores, choose_surface_grid, score_elements
+from stu_pipeline.evaluation.surface_elements import find_elements
 
 LabelMap = NDArray[np.integer]
 Box = tuple[slice, ...]
@@ -26,8 +28,8 @@ class LabelScores:
     """Every score of one label in one case.
 
     Counts are voxels; ignored voxels are in none of them. `dice` and `iou` are NaN when reference and
-    prediction are both empty and 0 when exactly one is; for `surface` see `SurfaceScores`. `surface`
-    is None when it was not asked for.
+    prediction are both empty and 0 when exactly one is; for `surface` see `SurfaceScores`, for `lesions`
+    `LesionScores`. Either is None when it was not asked for.
     """
 
     dice: float
@@ -39,6 +41,7 @@ class LabelScores:
     volume_ref_ml: float
     volume_pred_ml: float
     surface: SurfaceScores | None = None
+    lesions: LesionScores | None = None
 
     @property
     def n_ref(self) -> int:
@@ -50,6 +53,18 @@ class LabelScores:
         """Voxels of the label in the prediction."""
         return self.tp + self.fp
 
+    @property
+    def volume_error_ml(self) -> float:
+        """Predicted minus reference volume; NaN when both are empty."""
+        return self.volume_pred_ml - self.volume_ref_ml if self.tp + self.fp + self.fn else float("nan")
+
+    @property
+    def volume_error_relative(self) -> float:
+        """Volume error as a share of the reference volume; infinite when only the reference is empty."""
+        if not self.n_ref:
+            return float("inf") if self.n_pred else float("nan")
+        return (self.n_pred - self.n_ref) / self.n_ref
+
 
 def score_case(
     reference: LabelMap,
@@ -59,6 +74,7 @@ def score_case(
     spacing_mm: tuple[float, float, float],
     ignore: int | None = None,
     tolerance_mm: float | None = None,
+    lesion_rule: LesionRule | None = None,
 ) -> tuple[LabelScores, ...]:
     """Score a prediction against its reference, label by label.
 
@@ -69,6 +85,7 @@ def score_case(
         spacing_mm: `(z, y, x)`.
         ignore: voxels with this value in the reference are excluded.
         tolerance_mm: for NSD; None leaves the surface metrics out.
+        lesion_rule: for the detection of lesions; None leaves it out.
 
     Returns:
         One `LabelScores` per entry of `labels`, in that order.
@@ -79,23 +96,28 @@ def score_case(
     if ignore is not None and ignore in values:
         _leave_out(int(np.searchsorted(values, ignore)), reference, prediction, counts)
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
-    boxes = None if tolerance_mm is None else _find_boxes(reference, prediction, num_values=len(values))
-    scores = []
-    for label in labels:
-        member = np.isin(values, label.values)
-        surface = None
-        if boxes is not None and tolerance_mm is not None:
-            box = _join_boxes([boxes[position] for position in np.flatnonzero(member)])
-            surface = _score_label_surface(
-                reference, prediction, member=member, box=box, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm
-            )
-        scores.append(score_counts(counts, member, voxel_ml=voxel_ml, surface=surface))
-    return tuple(scores)
+    members = [np.isin(values, label.values) for label in labels]
+    surfaces: Sequence[SurfaceScores | None] = [None] * len(labels)
+    lesions: Sequence[LesionScores | None] = [None] * len(labels)
+    if tolerance_mm is not None:
+        surfaces = _score_surfaces(reference, prediction, members, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
+    if lesion_rule is not None:
+        lesions = _score_lesions(reference, prediction, members, voxel_ml=voxel_ml, rule=lesion_rule)
+    return tuple(
+        score_counts(counts, member, voxel_ml=voxel_ml, surface=surface, lesions=found)
+        for member, surface, found in zip(members, surfaces, lesions, strict=True)
+    )
 
 
-def score_empty_label(*, num_voxels: int, with_surface: bool) -> LabelScores:
+def score_empty_label(*, num_voxels: int, with_surface: bool, with_lesions: bool = False) -> LabelScores:
     """Make the scores of a label that is in neither map of a case of `num_voxels` scored voxels."""
-    return _build_scores(0, 0, 0, num_voxels, voxel_ml=0.0, surface=NOTHING_TO_MEASURE if with_surface else None)
+    return score_counts(
+        np.array([[num_voxels]]),
+        np.array([False]),
+        voxel_ml=0.0,
+        surface=NOTHING_TO_MEASURE if with_surface else None,
+        lesions=NO_LESIONS if with_lesions else None,
+    )
 
 
 def score_counts(
@@ -104,6 +126,7 @@ def score_counts(
     *,
     voxel_ml: float,
     surface: SurfaceScores | None = None,
+    lesions: LesionScores | None = None,
 ) -> LabelScores:
     """Turn pair counts into the scores of one label or region.
 
@@ -112,27 +135,45 @@ def score_counts(
         member: which values belong to the label, boolean, one per value.
         voxel_ml: volume of one voxel.
         surface: surface scores to carry along.
+        lesions: scores of lesions to carry along.
     """
     tp = int(counts[np.ix_(member, member)].sum())
     fn = int(counts[member].sum()) - tp
     fp = int(counts[:, member].sum()) - tp
-    return _build_scores(tp, fp, fn, int(counts.sum()) - tp - fp - fn, voxel_ml=voxel_ml, surface=surface)
+    union = tp + fp + fn
+    return LabelScores(
+        dice=2 * tp / (union + tp) if union else float("nan"),
+        iou=tp / union if union else float("nan"),
+        tp=tp,
+        fp=fp,
+        fn=fn,
+        tn=int(counts.sum()) - union,
+        volume_ref_ml=(tp + fn) * voxel_ml,
+        volume_pred_ml=(tp + fp) * voxel_ml,
+        surface=surface,
+        lesions=lesions,
+    )
 
 
 def find_values(label_map: LabelMap) -> NDArray[np.int64]:
     """Return the distinct values of a label map (0 to 65535), ascending, without sorting its voxels."""
-    high = int(label_map.max())
-    counts = np.zeros(high + 1, dtype=np.int64)
-    for (slab,) in _iterate_slabs(label_map):
-        counts += np.bincount(slab, minlength=high + 1)
-    return np.flatnonzero(counts)
+    is_present = np.zeros(int(label_map.max()) + 1, dtype=np.bool_)
+    for start, stop in _iterate_ranges(label_map):
+        slab = label_map[start:stop]
+        is_labelled = slab != 0
+        is_present[slab[is_labelled]] = True
+        is_present[0] |= not is_labelled.all()
+    return np.flatnonzero(is_present)
 
 
 def index_values(label_map: LabelMap, values: NDArray[np.int64]) -> NDArray[np.uint16]:
     """Replace each label value by its position in `values` (ascending, complete, none negative)."""
     table = np.zeros(int(values[-1]) + 1, dtype=np.uint16)
     table[values] = np.arange(len(values), dtype=np.uint16)
-    return table[label_map]
+    positions = np.empty(label_map.shape, dtype=np.uint16)
+    for start, stop in _iterate_ranges(label_map):
+        positions[start:stop] = table[label_map[start:stop]]
+    return positions
 
 
 def count_pairs(reference: NDArray[np.uint16], prediction: NDArray[np.uint16], *, num_values: int) -> NDArray[np.int64]:
@@ -142,8 +183,13 @@ def count_pairs(reference: NDArray[np.uint16], prediction: NDArray[np.uint16], *
         Counts `(num_values, num_values)`, rows being the reference.
     """
     counts = np.zeros(num_values * num_values, dtype=np.int64)
-    for first, second in _iterate_slabs(reference, prediction):
-        counts += np.bincount(first * num_values + second, minlength=counts.size)
+    for start, stop in _iterate_ranges(reference):
+        first, second = reference[start:stop], prediction[start:stop]
+        # Most voxels are background in both, and known without counting.
+        is_labelled = (first | second) != 0
+        pairs = first[is_labelled].astype(np.intp) * num_values + second[is_labelled]
+        counts += np.bincount(pairs, minlength=counts.size)
+    counts[0] = reference.size - counts.sum()
     return counts.reshape(num_values, num_values)
 
 
@@ -157,47 +203,54 @@ def _leave_out(
     counts[position] = 0
 
 
-def _build_scores(tp: int, fp: int, fn: int, tn: int, *, voxel_ml: float, surface: SurfaceScores | None) -> LabelScores:
-    union = tp + fp + fn
-    return LabelScores(
-        dice=2 * tp / (union + tp) if union else float("nan"),
-        iou=tp / union if union else float("nan"),
-        tp=tp,
-        fp=fp,
-        fn=fn,
-        tn=tn,
-        volume_ref_ml=(tp + fn) * voxel_ml,
-        volume_pred_ml=(tp + fp) * voxel_ml,
-        surface=surface,
-    )
-
-
-def _score_label_surface(
+def _score_surfaces(
     reference: NDArray[np.uint16],
     prediction: NDArray[np.uint16],
+    members: Sequence[NDArray[np.bool_]],
     *,
-    member: NDArray[np.bool_],
-    box: Box | None,
     spacing_mm: tuple[float, float, float],
     tolerance_mm: float,
-) -> SurfaceScores:
-    if box is None:
-        return NOTHING_TO_MEASURE
-    return score_surfaces(
-        member[reference[box]],
-        member[prediction[box]],
-        spacing_mm=spacing_mm,
-        tolerance_mm=tolerance_mm,
-        flat_axes=tuple(axis for axis, size in enumerate(reference.shape) if size == 1),
-    )
+) -> list[SurfaceScores]:
+    grid = choose_surface_grid(reference.shape, spacing_mm)
+    both = [find_elements(label_map.reshape(grid.shape), members) for label_map in (reference, prediction)]
+    return [
+        score_elements(first, second, grid=grid, tolerance_mm=tolerance_mm) for first, second in zip(*both, strict=True)
+    ]
 
 
-def _iterate_slabs(*arrays: NDArray[np.integer]) -> Iterator[tuple[NDArray[np.intp], ...]]:
-    """Yield the arrays flat and in step, a few million voxels at a time, to bound the memory."""
-    shape = arrays[0].shape
-    thickness = max(1, _SLAB_VOXELS * shape[0] // max(1, arrays[0].size))
-    for start in range(0, shape[0], thickness):
-        yield tuple(array[start : start + thickness].astype(np.intp).ravel() for array in arrays)
+def _score_lesions(
+    reference: NDArray[np.uint16],
+    prediction: NDArray[np.uint16],
+    members: Sequence[NDArray[np.bool_]],
+    *,
+    voxel_ml: float,
+    rule: LesionRule,
+) -> list[LesionScores]:
+    num_values = len(members[0]) if members else 1
+    boxes = _find_boxes(reference, prediction, num_values=num_values)
+    scores = []
+    for member in members:
+        box = _join_boxes([boxes[position] for position in np.flatnonzero(member)])
+        if box is None:
+            scores.append(NO_LESIONS)
+            continue
+        masks = [_mark_members(label_map[box], member) for label_map in (reference, prediction)]
+        scores.append(score_lesions(*masks, voxel_mm3=voxel_ml * 1000, rule=rule))
+    return scores
+
+
+def _mark_members(label_map: NDArray[np.uint16], member: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    mask = np.empty(label_map.shape, dtype=np.bool_)
+    for start, stop in _iterate_ranges(label_map):
+        mask[start:stop] = member[label_map[start:stop]]
+    return mask
+
+
+def _iterate_ranges(array: LabelMap) -> Iterator[tuple[int, int]]:
+    """Yield ranges of planes that hold a few million voxels: indexing by labels takes 8 bytes for each."""
+    thickness = max(1, _SLAB_VOXELS * array.shape[0] // max(1, array.size))
+    for start in range(0, array.shape[0], thickness):
+        yield start, start + thickness
 
 
 def _find_boxes(reference: NDArray[np.uint16], prediction: NDArray[np.uint16], *, num_values: int) -> list[Box | None]:

@@ -53,10 +53,20 @@ def list_metrics(scores: LabelScores) -> dict[str, float | int]:
         "n_ref": scores.n_ref,
         "volume_pred_ml": scores.volume_pred_ml,
         "volume_ref_ml": scores.volume_ref_ml,
+        "volume_error_ml": scores.volume_error_ml,
+        "volume_error_relative": scores.volume_error_relative,
     }
     if scores.surface is not None:
         surface = scores.surface
         metrics |= {"HD95_mm": surface.hd95_mm, "ASSD_mm": surface.assd_mm, "NSD": surface.nsd}
+    if scores.lesions is not None:
+        lesions = scores.lesions
+        metrics |= {"lesion_tp": lesions.tp, "lesion_fp": lesions.fp, "lesion_fn": lesions.fn}
+        metrics |= {
+            "lesion_f1": lesions.f1,
+            "lesion_precision": lesions.precision,
+            "lesion_recall": lesions.recall,
+        }
     return metrics
 
 
@@ -67,20 +77,31 @@ class ScoreTable:
         cases: scored cases, at least one, in the order they are reported.
         labels: scored labels, in the order they are reported, at least one.
         with_surface: whether the surface metrics were measured.
+        with_lesions: whether lesions were looked for.
     """
 
-    def __init__(self, cases: Sequence[ScoredCase], labels: Sequence[Label], *, with_surface: bool) -> None:
+    def __init__(
+        self, cases: Sequence[ScoredCase], labels: Sequence[Label], *, with_surface: bool, with_lesions: bool = False
+    ) -> None:
         self.cases = tuple(cases)
         self.labels = tuple(labels)
         self.with_surface = with_surface
         self.metrics = [
-            [list_metrics(case.find_scores(label.key, with_surface=with_surface)) for label in labels] for case in cases
+            [
+                list_metrics(case.find_scores(label.key, with_surface=with_surface, with_lesions=with_lesions))
+                for label in labels
+            ]
+            for case in cases
         ]
         self.names = tuple(self.metrics[0][0])
+        self._arrays: dict[str, NDArray[np.float64]] = {}
 
     def values_of(self, name: str) -> NDArray[np.float64]:
         """Return one metric as `(cases, labels)`; NaN and infinite as in `LabelScores`."""
-        return np.array([[metrics[name] for metrics in row] for row in self.metrics], dtype=np.float64)
+        if name not in self._arrays:
+            values = [[metrics[name] for metrics in row] for row in self.metrics]
+            self._arrays[name] = np.array(values, dtype=np.float64)
+        return self._arrays[name]
 
     def spread_of(self, name: str, label_index: int, *, seed: int) -> Spread:
         """Describe one metric of one label over the cases."""
@@ -104,6 +125,9 @@ def describe_labels(table: ScoreTable, *, seed: int) -> tuple[LabelResult, ...]:
                 nsd=spread("NSD"),
                 hd95_mm=spread("HD95_mm"),
                 assd_mm=spread("ASSD_mm"),
+                volume_error_ml=spread("volume_error_ml"),
+                volume_error_relative=spread("volume_error_relative"),
+                lesion_f1=spread("lesion_f1"),
             )
         )
     return tuple(results)
@@ -168,7 +192,9 @@ def build_summary(table: ScoreTable, result: EvaluateResult, config: EvaluateCon
 def build_label_table(result: EvaluateResult, *, tolerance_mm: float) -> Table:
     """Build the table of scores: one row per label and one for the mean."""
     with_surface = any(label.nsd is not None for label in result.labels)
+    with_lesions = any(label.lesion_f1 is not None for label in result.labels)
     surface_columns = ("HD95 mm", f"NSD {tolerance_mm:g} mm") if with_surface else ()
+    lesion_column = ("lesion F1",) if with_lesions else ()
     rows = [
         (
             label.name,
@@ -176,6 +202,8 @@ def build_label_table(result: EvaluateResult, *, tolerance_mm: float) -> Table:
             _show_interval(label.dice.ci_low, label.dice.ci_high),
             _show(label.dice.median),
             *((_show_distance(label.hd95_mm), _show(label.nsd.mean if label.nsd else None)) if with_surface else ()),
+            _show_error(label.volume_error_ml),
+            *((_show(label.lesion_f1.mean if label.lesion_f1 else None),) if with_lesions else ()),
             str(label.dice.num_values),
         )
         for label in result.labels
@@ -189,10 +217,12 @@ def build_label_table(result: EvaluateResult, *, tolerance_mm: float) -> Table:
         if with_surface
         else ()
     )
-    rows.append(("mean", _show(result.mean_dice), _show_interval(low, high), _NOTHING, *means, str(result.num_cases)))
+    lesion_mean = (_show_mean([label.lesion_f1 for label in result.labels]),) if with_lesions else ()
+    overall = ("mean", _show(result.mean_dice), _show_interval(low, high), _NOTHING)
+    rows.append((*overall, *means, _NOTHING, *lesion_mean, str(result.num_cases)))
     return Table(
         title=f"{result.num_cases} case{'s' if result.num_cases != 1 else ''}",
-        columns=("label", "Dice", "95 % CI", "median", *surface_columns, "n"),
+        columns=("label", "Dice", "95 % CI", "median", *surface_columns, "volume error ml", *lesion_column, "n"),
         rows=tuple(rows),
     )
 
@@ -227,3 +257,7 @@ def _show_distance(spread: Spread | None) -> str:
         return _NOTHING
     shown = _NOTHING if spread.mean is None else f"{spread.mean:.2f}"
     return f"{shown} ({spread.num_infinite} infinite)" if spread.num_infinite else shown
+
+
+def _show_error(spread: Spread | None) -> str:
+    return _NOTHING if spread is None or spread.mean is None else f"{spread.mean:+.3g}"

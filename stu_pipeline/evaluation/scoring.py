@@ -18,6 +18,7 @@ from stu_pipeline.datasets.volume import Grid, Volume, check_same_grid
 from stu_pipeline.errors import DataError, MemoryLimitError, StuError
 from stu_pipeline.evaluation.cases import CasePair
 from stu_pipeline.evaluation.labels import LabelSet, label_values
+from stu_pipeline.evaluation.lesions import LesionRule
 from stu_pipeline.evaluation.metrics import LabelMap, LabelScores, find_values, score_case, score_empty_label
 from stu_pipeline.workers import run_in_workers
 
@@ -37,12 +38,14 @@ class ScoringRules:
         tolerance_mm: None leaves the surface metrics out.
         reference_ids: turns the consecutive ids in the references into the dataset's own; None where they are.
         prediction_ids: the same for the predictions.
+        lesion_rule: None leaves the detection of lesions out.
     """
 
     labels: LabelSet | None
     tolerance_mm: float | None
     reference_ids: LabelIds | None = None
     prediction_ids: LabelIds | None = None
+    lesion_rule: LesionRule | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +56,11 @@ class ScoredCase:
     scores: dict[str, LabelScores]
     num_voxels: int
 
-    def find_scores(self, key: str, *, with_surface: bool) -> LabelScores:
+    def find_scores(self, key: str, *, with_surface: bool, with_lesions: bool = False) -> LabelScores:
         """Return the scores of a label; those of an absent label where only other cases hold it."""
-        return self.scores.get(key) or score_empty_label(num_voxels=self.num_voxels, with_surface=with_surface)
+        return self.scores.get(key) or score_empty_label(
+            num_voxels=self.num_voxels, with_surface=with_surface, with_lesions=with_lesions
+        )
 
 
 def score_pair(pair: CasePair, rules: ScoringRules) -> ScoredCase:
@@ -84,6 +89,7 @@ def score_pair(pair: CasePair, rules: ScoringRules) -> ScoredCase:
             ignore=labels.ignore,
             spacing_mm=_choose_spacing(reference.grid),
             tolerance_mm=rules.tolerance_mm,
+            lesion_rule=rules.lesion_rule,
         )
     except MemoryError as error:
         raise MemoryLimitError(

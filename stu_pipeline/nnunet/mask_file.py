@@ -15,8 +15,8 @@ import numpy.typing as npt
 from stu_pipeline.datasets.endings import split_ending
 from stu_pipeline.datasets.reading import check_same_grid, read_label_map
 from stu_pipeline.errors import DataError, StorageError
-from stu_pipeline.nnunet.case import RawCase, make_reader
 from stu_pipeline.nnunet.model import EngineModel
+from stu_pipeline.nnunet.raw_case import RawCase, make_reader
 from stu_pipeline.storage import measure_free_gib, write_atomically, write_json
 
 _AFFINE_TOLERANCE_MM = 1e-4

@@ -18,14 +18,15 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from stu_pipeline.datasets.dataset_json import DatasetJson, parse_dataset_json
-from stu_pipeline.errors import DataError, ModelError
+from stu_pipeline.datasets.dataset_json import DatasetJson
+from stu_pipeline.errors import ModelError
 from stu_pipeline.nnunet.allowed_names import (
     find_layer_class,
     find_network_class,
     raise_plan_problems,
     require_known_names,
 )
+from stu_pipeline.nnunet.model_dataset import parse_model_dataset
 
 _PLAN_KEYS = ("configurations", "image_reader_writer", "transpose_forward", "transpose_backward")
 _CONFIGURATION_KEYS = ("patch_size", "spacing", "normalization_schemes", "use_mask_for_norm")
@@ -105,7 +106,7 @@ def open_engine_model(
     content: dict[str, Any] = copy.deepcopy(dict(plan))
     content.setdefault("label_manager", "LabelManager")  # nnU-Net would print about it
     _require_keys(content, _PLAN_KEYS, where)
-    dataset = _parse_dataset(dataset_json, where)
+    dataset = parse_model_dataset(dataset_json, where)
     try:
         plans = PlansManager(content)
         with warnings.catch_warnings():
@@ -130,19 +131,31 @@ def open_engine_model(
     )
 
 
-def build_network(model: EngineModel, weights: Mapping[str, torch.Tensor], device: torch.device) -> nn.Module:
+def build_network(
+    model: EngineModel, weights: Mapping[str, torch.Tensor], device: torch.device, *, where: Path | None = None
+) -> nn.Module:
     """Build the network of a plan on a device with given weights, ready for inference.
 
-    It is made without memory first and compared with the weights, so nothing is initialised for nothing.
+    It is made without memory first and compared with the weights, so nothing is initialised for nothing. On the
+    CPU it shares the memory of the weights.
+
+    Args:
+        model: whose plan names the network.
+        weights: of one fold.
+        device: where it will run.
+        where: the checkpoint, for messages.
 
     Raises:
         ModelError: an unknown network, arguments that do not fit it, or weights that do not fit the network.
     """
     with torch.device("meta"):
         network = build_empty_network(model)
-    require_fitting_weights(network, weights, model.where)
-    network.to_empty(device=device)
-    load_weights(network, weights)
+    require_fitting_weights(network, weights, where or model.where)
+    if device.type == "cpu":
+        load_weights(network, weights, assign=True)
+    else:
+        network.to_empty(device=device)
+        load_weights(network, weights)
     return network.eval().requires_grad_(False)
 
 
@@ -196,26 +209,16 @@ def require_fitting_weights(network: nn.Module, weights: Mapping[str, torch.Tens
         )
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Copy weights into a network; wrapper prefixes of DDP and torch.compile are dropped."""
-    network.load_state_dict({_WRAPPER.sub("", name): tensor for name, tensor in weights.items()})
+def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], *, assign: bool = False) -> None:
+    """Copy weights into a network, or let it use them in place; prefixes of DDP and torch.compile are dropped."""
+    plain = {_WRAPPER.sub("", name): tensor for name, tensor in weights.items()}
+    if assign:  # what is copied takes the type of the network, what is assigned brings its own
+        plain = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in plain.items()}
+    network.load_state_dict(plain, assign=assign)
 
 
 def _require_keys(content: Mapping[str, Any], keys: tuple[str, ...], where: Path) -> None:
     raise_plan_problems([f"key '{key}' is missing" for key in keys if key not in content], where)
-
-
-def _parse_dataset(dataset_json: Mapping[str, Any], where: Path) -> DatasetJson:
-    # Neither the files of the training nor their reader matter here; the plan names the reader.
-    unused = ("dataset", "overwrite_image_reader_writer")
-    content = {key: value for key, value in dataset_json.items() if key not in unused}
-    if "channel_names" not in content and isinstance(content.get("modality"), dict):
-        content["channel_names"] = content["modality"]
-    content.setdefault("numTraining", 1)  # of no use here, and some published models lack it
-    try:
-        return parse_dataset_json(content, where.parent / "dataset.json")
-    except DataError as error:
-        raise ModelError(error.problem, where=where.parent, details=error.details) from error
 
 
 def _require_sane_numbers(plan: dict[str, Any], configuration: dict[str, Any], where: Path) -> None:

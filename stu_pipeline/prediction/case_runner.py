@@ -1,37 +1,28 @@
-"""Run cases one after the other, the next one being prepared meanwhile; a bad case does not stop the others.
-
-Writes: masks, and probabilities when asked for.
-"""
+"""Run cases: the next one is read while one is predicted and the last one written; a bad case does not stop others."""
 
 from __future__ import annotations
 
-import pickle
 import time
+import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from itertools import islice
 
 from stu_pipeline.datasets.cases import Case
-from stu_pipeline.datasets.dataset_fields import values_of
 from stu_pipeline.errors import DataError, MemoryLimitError, NonFiniteError, StuError
 from stu_pipeline.log import Listener, Progress
-from stu_pipeline.nnunet.mask_file import write_mask
 from stu_pipeline.prediction.config import CaseReport
-from stu_pipeline.prediction.ensemble import Ensemble, LoadedCase, Prediction
-from stu_pipeline.prediction.manifest import Manifest, hash_inputs
-from stu_pipeline.storage import write_atomically, write_bytes
+from stu_pipeline.prediction.ensemble import Ensemble, LoadedCase
+from stu_pipeline.prediction.file_marks import FileMark
+from stu_pipeline.prediction.finish import CaseFinisher, Finishing
+from stu_pipeline.prediction.group import Watch
 
 # Shorter cases need no progress of their own.
 _QUIET_S = 5.0
-_BACKGROUND = 0
-_IGNORE = "ignore"
 # What concerns one case only. Anything else (a full disk, a wrong model) stops the run.
-_CASE_ERRORS = (DataError, NonFiniteError, MemoryLimitError)
+_CASE_ERRORS = (DataError, NonFiniteError, MemoryLimitError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,70 +33,118 @@ class CaseFailure:
     error: StuError
 
 
+Outcome = CaseReport | CaseFailure
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Loaded:
     case: LoadedCase
-    inputs: dict[str, str]
+    inputs: dict[str, FileMark]
+    seconds: float
 
 
 class CaseRunner:
-    """Loads, predicts, writes and reports cases.
+    """Loads, predicts, finishes and reports cases.
 
     Args:
         ensemble: the models.
-        manifest: where masks are announced.
+        finisher: turns a prediction into files and a report.
         listen: receives the progress of long cases.
-        num_workers: 0 loads in the main thread; else the next case is loaded meanwhile, at most one ahead.
+        num_ahead: cases that are read ahead; 0 does everything in this thread, one case after the other.
+        admit: raises for a case that must not be tried, for example because it would not fit the memory.
     """
 
     def __init__(
-        self, ensemble: Ensemble, manifest: Manifest, listen: Listener, *, num_workers: int | None = None
+        self,
+        ensemble: Ensemble,
+        finisher: CaseFinisher,
+        listen: Listener,
+        *,
+        num_ahead: int = 1,
+        admit: Callable[[Case], None] = lambda case: None,
     ) -> None:
         self.ensemble = ensemble
-        self.manifest = manifest
+        self.finisher = finisher
         self.listen = listen
-        self.num_workers = num_workers
-        self._with_probabilities = manifest.recipe.get("probabilities") == "npz"
+        self.num_ahead = num_ahead
+        self.admit = admit
 
-    def run(self, cases: Sequence[Case]) -> Iterator[CaseReport | CaseFailure]:
-        """Yield what became of each case, in order."""
-        if self.num_workers == 0:
+    def run(self, cases: Sequence[Case]) -> Iterator[Outcome]:
+        """Yield what became of each case, in order.
+
+        Raises:
+            StorageError: an output could not be written.
+        """
+        if self.num_ahead == 0:
             for case in cases:
-                yield self._run_case(case, None)
+                yield self._join(case, self._predict(case, None))
             return
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="load") as pool:
-            waiting = pool.submit(self._load, cases[0]) if cases else None
-            for index, case in enumerate(cases):
-                current = waiting
-                if current is not None:
-                    current.exception()  # wait, so that at most one case is loaded ahead
-                waiting = pool.submit(self._load, cases[index + 1]) if index + 1 < len(cases) else None
-                yield self._run_case(case, current)
+        loader = ThreadPoolExecutor(max_workers=self.num_ahead, thread_name_prefix="load")
+        writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="write")
+        try:
+            yield from self._overlap(cases, loader, writer)
+        finally:
+            # What is being written is finished, so that it counts; what is being read is of no use any more.
+            loader.shutdown(wait=False, cancel_futures=True)
+            writer.shutdown(wait=True, cancel_futures=False)
 
-    def _run_case(self, case: Case, loading: Future[_Loaded] | None) -> CaseReport | CaseFailure:
+    def _overlap(
+        self, cases: Sequence[Case], loader: ThreadPoolExecutor, writer: ThreadPoolExecutor
+    ) -> Iterator[Outcome]:
+        ahead: deque[Future[_Loaded]] = deque()
+        waiting: tuple[Case, Future[CaseReport] | CaseFailure] | None = None
+        todo = iter(cases)
+        for case in cases:
+            if not ahead:
+                ahead.append(loader.submit(self._load, next(todo)))
+            loading = ahead.popleft()
+            loading.exception()  # wait, so that never more than `num_ahead` cases lie in memory beside this one
+            ahead.extend(loader.submit(self._load, item) for item in islice(todo, self.num_ahead - len(ahead)))
+            outcome = self._predict(case, loading)
+            if waiting is not None:
+                yield self._join(*waiting)
+            waiting = (case, writer.submit(outcome) if callable(outcome) else outcome)
+        if waiting is not None:
+            yield self._join(*waiting)
+
+    def _predict(self, case: Case, loading: Future[_Loaded] | None) -> Callable[[], CaseReport] | CaseFailure:
+        """Predict a case; return what is left to do, which another thread may."""
         start = time.monotonic()
         try:
-            loaded = loading.result() if loading is not None else self._load(case)
-            prediction = self.ensemble.predict(
-                loaded.case, self._report_tiles(start), with_probabilities=self._with_probabilities
-            )
-            volumes, warnings = self._measure(prediction)
-            self._write(case, prediction, loaded.inputs, {"volumes_ml": volumes, "warnings": warnings})
+            loaded = self._load(case) if loading is None else loading.result()
+            finishing = self._compute(case, loaded, start)
         except _CASE_ERRORS as error:
-            return self._fail(case, error, start)
-        except MemoryError as error:
-            return self._fail(case, MemoryLimitError(f"not enough memory for case '{case.id}': {error}"), start)
-        return CaseReport(
-            case=case.id,
-            status="done",
-            output=self.manifest.outputs.masks[case.id],
-            seconds=time.monotonic() - start,
-            volumes_ml=volumes,
-            warnings=tuple(warnings),
+            return _fail(case, error, start)
+        return lambda: self.finisher.finish(finishing)
+
+    def _compute(self, case: Case, loaded: _Loaded, start: float) -> Finishing:
+        watch = Watch(on_tiles=self._report_tiles(start), seed=zlib.crc32(case.id.encode()))
+        extras = self.finisher.open_extras(case)
+        try:
+            prediction = self.ensemble.predict(loaded.case, watch, extras.open)
+        except BaseException:
+            extras.discard()
+            raise
+        return Finishing(
+            case=case, inputs=loaded.inputs, prediction=prediction, extras=extras, started=start - loaded.seconds
         )
 
+    def _join(self, case: Case, outcome: Callable[[], CaseReport] | Future[CaseReport] | CaseFailure) -> Outcome:
+        if isinstance(outcome, CaseFailure):
+            return outcome
+        start = time.monotonic()
+        try:
+            return outcome.result() if isinstance(outcome, Future) else outcome()
+        except _CASE_ERRORS as error:
+            return _fail(case, error, start)
+
     def _load(self, case: Case) -> _Loaded:
-        return _Loaded(self.ensemble.load(case), hash_inputs(case))
+        start = time.monotonic()
+        self.admit(case)
+        # Before the images are read: whoever changes them meanwhile makes the mask unproven.
+        inputs = self.finisher.manifest.mark_inputs(case)
+        loaded = self.ensemble.load(case)
+        return _Loaded(loaded, inputs, time.monotonic() - start)
 
     def _report_tiles(self, start: float) -> Callable[[int, int], None]:
         def report(done: int, total: int) -> None:
@@ -114,48 +153,11 @@ class CaseRunner:
 
         return report
 
-    def _write(self, case: Case, prediction: Prediction, inputs: dict[str, str], facts: dict[str, Any]) -> None:
-        outputs = self.manifest.outputs
-        if prediction.probabilities is not None:
-            _write_probabilities(outputs.probabilities(case.id), prediction.probabilities)
-            _write_properties(outputs.properties(case.id), prediction.properties)
-        model = self.ensemble.members[0].model
-        ids = model.dataset.label_ids
-        write_mask(
-            model,
-            prediction.mask if ids is None else ids.to_original(prediction.mask),
-            outputs.masks[case.id],
-            prediction.raw,
-            before_commit=lambda temporary: self.manifest.announce(case, temporary, inputs, facts),
+
+def _fail(case: Case, error: StuError | MemoryError, start: float) -> CaseFailure:
+    if isinstance(error, MemoryError):
+        error = MemoryLimitError(
+            f"not enough memory for case '{case.id}': {error}", where=case.image_files[0].parent, hint="--dry-run"
         )
-
-    def _measure(self, prediction: Prediction) -> tuple[dict[str, float], list[str]]:
-        """Return volumes in ml by label name, and warnings about the mask."""
-        counts = np.bincount(prediction.mask.ravel())
-        warnings = [*prediction.warnings, *([] if counts[1:].any() else ["the mask is empty"])]
-        voxel_ml = prediction.raw.voxel_ml
-        if voxel_ml is None:
-            return {}, warnings
-        volumes = {}
-        for name, label in self.ensemble.members[0].model.dataset.labels.items():
-            values = [value for value in values_of(label) if value != _BACKGROUND]
-            if values and name != _IGNORE:
-                volumes[name] = round(sum(int(counts[v]) for v in values if v < len(counts)) * voxel_ml, 6)
-        return volumes, warnings
-
-    def _fail(self, case: Case, error: StuError, start: float) -> CaseFailure:
-        report = CaseReport(case=case.id, status="failed", seconds=time.monotonic() - start, error=str(error))
-        return CaseFailure(report, error)
-
-
-def _write_probabilities(path: Path, probabilities: npt.NDArray[np.float32]) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as stream:
-            np.savez_compressed(stream, probabilities=probabilities)
-
-    write_atomically(path, write)
-
-
-def _write_properties(path: Path, properties: dict[str, Any]) -> None:
-    # nnU-Net reads these back as a pickle; ours never does.
-    write_bytes(path, pickle.dumps(properties))
+    report = CaseReport(case=case.id, status="failed", seconds=time.monotonic() - start, error=str(error))
+    return CaseFailure(report, error)

@@ -1,176 +1,79 @@
-"""One model or several as one: folds average logits, models average probabilities on the image's grid."""
+"""One model or several as one: logits are averaged where grids agree, probabilities where they do not.
+
+A case runs through as slabs: window, export and whatever else listens see a few planes at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from stu_pipeline.datasets.cases import Case
-from stu_pipeline.datasets.laterality import Mirroring
-from stu_pipeline.errors import MemoryLimitError, ModelError, NonFiniteError
-from stu_pipeline.nnunet.case import (
-    PreparedCase,
-    RawCase,
-    logits_to_mask,
-    logits_to_probabilities,
-    prepare_case,
-    probabilities_to_mask,
-    read_raw_case,
-    resample_logits,
-)
-from stu_pipeline.nnunet.mirrored_inference import find_model_swap
-from stu_pipeline.nnunet.model import EngineModel, build_network, load_weights, require_fitting_weights
-from stu_pipeline.prediction.model_folder import FoldWeights, ModelFolder
-from stu_pipeline.prediction.tiles import TileSettings, predict_tiles
+from stu_pipeline.errors import ModelError
+from stu_pipeline.inference.case_grid import CaseGrid
+from stu_pipeline.inference.mask_exporter import MaskExporter
+from stu_pipeline.inference.merge import merge_slabs
+from stu_pipeline.inference.probability import MaskPainter, to_probabilities
+from stu_pipeline.inference.resampled_slabs import resample_slabs
+from stu_pipeline.inference.slabs import Slab
+from stu_pipeline.nnunet.export_grid import resample_with_engine
+from stu_pipeline.nnunet.prepared_case import PreparedCase, prepare_raw_case
+from stu_pipeline.nnunet.raw_case import RawCase, read_raw_case
+from stu_pipeline.prediction.group import Group, Watch, group_folders
+from stu_pipeline.prediction.model_folder import ModelFolder
+from stu_pipeline.prediction.networks import InferenceSettings
 
-Report = Callable[[int, int], None]
+Mask = npt.NDArray[Any]
+# Dense slabs (probabilities, ensembles over several grids) hold so many planes of every label.
+DENSE_PLANES = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferenceSettings:
-    """What is the same for every model of an ensemble."""
+class SlabSink(Protocol):
+    """Something that is shown every slab of a case, in order."""
 
-    device: torch.device
-    autocast: torch.dtype | None = None
-    step: float = 0.5
-    use_mirroring: bool = True
-    may_repeat_in_fp32: bool = False
-    """Whether an image whose logits overflow in a 16-bit type is computed again in float32."""
+    def add(self, slab: Slab) -> None:
+        """Take a slab; its tensor may be overwritten afterwards."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedCase:
-    """A case read, and prepared for every model that needs no previous stage."""
+    """A case read, and prepared for every group that needs no previous stage."""
 
     case: Case
     raws: dict[str, RawCase]
     """By name of the reader."""
     prepared: tuple[PreparedCase | None, ...]
-    """One per model; None for a cascade."""
+    """One per group; None for a cascade."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Prediction:
     """The mask `(z, y, x)` of one case on its image's grid."""
 
-    mask: npt.NDArray[Any]
-    probabilities: npt.NDArray[np.float32] | None
-    properties: dict[str, Any]
+    mask: Mask
     raw: RawCase
-    warnings: tuple[str, ...] = ()
+    prepared: PreparedCase
+    """Of the first group."""
+    watch: Watch
 
 
-class Member:
-    """The folds of one model folder around one network; a cascade carries its previous stage."""
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Sinks:
+    """What else sees a case on its way."""
 
-    def __init__(self, folder: ModelFolder, settings: InferenceSettings) -> None:
-        self.folder = folder
-        self.model = folder.model
-        self.settings = settings
-        self.previous = Member(folder.previous, settings) if folder.previous is not None else None
-        self._network: nn.Module = build_network(self.model, folder.folds[0].load(), settings.device)
-        self._loaded = 0
-        for item in folder.folds[1:]:
-            require_fitting_weights(self._network, item.load(), item.path)
-        # Each fold is mirrored as it was trained.
-        self._tiles = tuple(_choose_tiles(self.model, item, settings) for item in folder.folds)
-
-    @torch.inference_mode()
-    def predict_logits(
-        self, raw: RawCase, prepared: PreparedCase | None, warnings: list[str], report: Report
-    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-        """Return logits on the cropped image's grid, in the plan's axes, and the properties to go on with.
-
-        Raises:
-            NonFiniteError: the network computed NaN or infinite numbers.
-            MemoryLimitError: even with the results in RAM and one tile at a time there is too little memory.
-        """
-        if prepared is None:
-            previous = self.previous.predict_mask(raw, warnings, report) if self.previous is not None else None
-            prepared = prepare_case(self.model, raw, previous)
-        data = torch.from_numpy(prepared.data)
-        total: torch.Tensor | None = None
-        for index in range(len(self.folder.folds)):
-            logits = self._predict_fold(index, data, warnings, report)
-            total = logits if total is None else total.add_(logits)
-        if total is None:
-            raise ModelError("model has no folds", where=self.folder.path)
-        if len(self.folder.folds) > 1:
-            total /= len(self.folder.folds)
-        return resample_logits(self.model, total, prepared.properties), prepared.properties
-
-    def predict_mask(self, raw: RawCase, warnings: list[str], report: Report) -> npt.NDArray[Any]:
-        """Return the mask `(z, y, x)` of this model alone on the image's grid."""
-        logits, properties = self.predict_logits(raw, None, warnings, report)
-        return logits_to_mask(self.model, logits, properties)
-
-    def _predict_fold(self, index: int, data: torch.Tensor, warnings: list[str], report: Report) -> torch.Tensor:
-        item = self.folder.folds[index]
-        if index != self._loaded:
-            load_weights(self._network, item.load())
-            self._loaded = index
-        tiles = self._tiles[index]
-        logits = self._slide(tiles, data, report)
-        if bool(torch.isfinite(logits).all()):
-            return logits
-        if self.settings.may_repeat_in_fp32 and self.settings.autocast is not None:
-            warnings.append(f"fold {item.fold}: 16-bit numbers overflowed, computed again in float32")
-            logits = self._slide(replace(tiles, autocast=None), data, report)
-            if bool(torch.isfinite(logits).all()):
-                return logits
-        raise NonFiniteError(
-            f"fold {item.fold} of '{self.folder.path.name}' computed numbers that are NaN or infinite",
-            where=item.path,
-            hint="--precision fp32, or another checkpoint",
-        )
-
-    def _slide(self, tiles: TileSettings, data: torch.Tensor, report: Report) -> torch.Tensor:
-        """Run the window; when the GPU is full, once more with the results in RAM and one tile at a time."""
-        ladder = [tiles, replace(tiles, results_device=torch.device("cpu"), max_tiles=1)]
-        for settings in ladder:
-            try:
-                return predict_tiles(self._network, data, settings, on_progress=report).cpu()
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-            except (RuntimeError, MemoryError) as error:
-                if isinstance(error, MemoryError) or "allocate memory" in str(error):
-                    break
-                raise
-        raise MemoryLimitError(
-            f"not enough memory for {self.model.num_outputs} outputs of {'x'.join(map(str, data.shape[1:]))} voxels",
-            hint="--device cpu, or a machine with more memory",
-        )
-
-
-def _choose_tiles(model: EngineModel, fold: FoldWeights, settings: InferenceSettings) -> TileSettings:
-    """Say how the window slides for one fold; its checkpoint must fit the labels of the model."""
-    mirroring = fold.mirroring if settings.use_mirroring else Mirroring(axes=())
-    return TileSettings(
-        patch_voxels=model.patch_voxels,
-        num_outputs=model.num_outputs,
-        step=settings.step,
-        mirror_axes=mirroring.axes,
-        side_swap=find_model_swap(
-            mirroring,
-            model.labels,
-            num_image_channels=model.num_image_channels,
-            has_previous_stage=model.previous_stage is not None,
-            where=fold.path,
-        ),
-        device=settings.device,
-        results_device=settings.device,
-        autocast=settings.autocast,
-    )
+    logits: tuple[SlabSink, ...] = ()
+    """Logits on the network grid of the first group."""
+    probabilities: tuple[SlabSink, ...] = ()
+    """Averaged probabilities on the cropped image's grid, in the axes of the first group's plan."""
 
 
 class Ensemble:
-    """Every model folder of one prediction.
+    """Every model folder of one prediction, its networks loaded.
 
     Args:
         folders: opened model folders with the same labels and channels.
@@ -185,9 +88,20 @@ class Ensemble:
         self, folders: Sequence[ModelFolder], settings: InferenceSettings, weights: Sequence[float] | None = None
     ) -> None:
         require_same_labels(folders)
-        self.members = tuple(Member(folder, settings) for folder in folders)
-        total = sum(weights) if weights is not None else len(folders)
-        self.weights = tuple(weight / total for weight in (weights if weights is not None else [1.0] * len(folders)))
+        self.folders = tuple(folders)
+        self.settings = settings
+        shares = [1.0] * len(folders) if weights is None else list(weights)
+        shares = [share / sum(shares) for share in shares]
+        self.groups: list[Group] = []
+        self._previous: list[Ensemble | None] = []
+        for members in group_folders(folders):
+            chosen = [folders[index] for index in members if shares[index] > 0]
+            if not chosen:
+                continue
+            self.groups.append(Group(chosen, [shares[index] for index in members if shares[index] > 0], settings))
+            before = chosen[0].previous
+            self._previous.append(None if before is None else Ensemble([before], settings))
+        self.model = self.groups[0].model
 
     def load(self, case: Case) -> LoadedCase:
         """Read and prepare a case; safe to call from another thread than `predict`.
@@ -197,44 +111,121 @@ class Ensemble:
             MemoryLimitError: it does not fit the memory.
         """
         raws: dict[str, RawCase] = {}
-        prepared: list[PreparedCase | None] = []
-        for member in self.members:
-            name = member.model.reader_name
+        for group in self.groups:
+            name = group.model.reader_name
             if name not in raws:
-                raws[name] = read_raw_case(member.model, case)
-            prepared.append(prepare_case(member.model, raws[name]) if member.previous is None else None)
+                raws[name] = read_raw_case(group.model, case)
+        keeps_voxels = any(previous is not None for previous in self._previous)
+        prepared: list[PreparedCase | None] = []
+        for index, group in enumerate(self.groups):
+            if self._previous[index] is not None:
+                prepared.append(None)
+                continue
+            # The last one to need the voxels may work in their memory.
+            is_last = not keeps_voxels and all(
+                later.model.reader_name != group.model.reader_name for later in self.groups[index + 1 :]
+            )
+            raw = raws[group.model.reader_name]
+            prepared.append(prepare_raw_case(group.model, raw, may_use_memory=is_last))
+        if not keeps_voxels:
+            raws = {name: raw.without_voxels() for name, raw in raws.items()}
         return LoadedCase(case=case, raws=raws, prepared=tuple(prepared))
 
-    def predict(self, loaded: LoadedCase, report: Report, *, with_probabilities: bool = False) -> Prediction:
+    def predict(
+        self,
+        loaded: LoadedCase,
+        watch: Watch,
+        open_sinks: Callable[[PreparedCase, RawCase], Sinks] = lambda prepared, raw: Sinks(),
+    ) -> Prediction:
         """Predict a loaded case.
+
+        Args:
+            loaded: from `load`.
+            watch: is told the progress, and collects notes.
+            open_sinks: given the case as the first group sees it, says what else is shown the slabs.
 
         Raises:
             DataError: a cascade's second stage cannot prepare it.
             NonFiniteError: NaN or infinite numbers were computed.
             MemoryLimitError: it does not fit the memory.
         """
-        warnings: list[str] = []
-        first = self.members[0]
-        raw = loaded.raws[first.model.reader_name]
-        if len(self.members) == 1:
-            logits, properties = first.predict_logits(raw, loaded.prepared[0], warnings, report)
-            probabilities = logits_to_probabilities(first.model, logits, properties) if with_probabilities else None
-            mask = logits_to_mask(first.model, logits, properties)
-            return Prediction(mask, probabilities, properties, raw, tuple(warnings))
-        total: npt.NDArray[np.float32] | None = None
-        kept: dict[str, Any] = {}
-        for member, weight, prepared in zip(self.members, self.weights, loaded.prepared, strict=True):
-            source = loaded.raws[member.model.reader_name]
-            logits, properties = member.predict_logits(source, prepared, warnings, report)
-            part = logits_to_probabilities(member.model, logits, properties) * np.float32(weight)
-            if total is not None and total.shape != part.shape:
-                raise ModelError(f"models see case '{loaded.case.id}' on different grids: {total.shape}, {part.shape}")
-            total = part if total is None else np.add(total, part, out=total)
-            kept = kept or properties
-        if total is None:
-            raise ModelError("ensemble has no models")
-        mask = probabilities_to_mask(first.model, total)
-        return Prediction(mask, total if with_probabilities else None, kept, raw, tuple(warnings))
+        prepared = [self._prepare(index, loaded, watch) for index in range(len(self.groups))]
+        _require_one_image(loaded.case, prepared)
+        raw = loaded.raws[self.model.reader_name]
+        sinks = open_sinks(prepared[0], raw)
+        axes = self._choose_axes(prepared)
+        streams = [
+            _tee(group.stream(item, axis, watch), sinks.logits if index == 0 else ())
+            for index, (group, item, axis) in enumerate(zip(self.groups, prepared, axes, strict=True))
+        ]
+        if len(self.groups) == 1 and not prepared[0].needs_engine_export:
+            mask = self._export(streams[0], prepared[0].grid, axes[0], sinks)
+        else:
+            mask = self._merge(streams, prepared, axes, sinks)
+        return Prediction(mask=mask, raw=raw, prepared=prepared[0], watch=watch)
+
+    def _prepare(self, index: int, loaded: LoadedCase, watch: Watch) -> PreparedCase:
+        found = loaded.prepared[index]
+        previous = self._previous[index]
+        if found is not None or previous is None:
+            if found is None:
+                raise ModelError(f"case '{loaded.case.id}' was not prepared")
+            return found
+        group = self.groups[index]
+        raw = loaded.raws[group.model.reader_name]
+        before = LoadedCase(case=loaded.case, raws=loaded.raws, prepared=(prepare_raw_case(previous.model, raw),))
+        return prepare_raw_case(group.model, raw, previous.predict(before, watch).mask)
+
+    def _choose_axes(self, prepared: Sequence[PreparedCase]) -> list[int]:
+        """Choose the walk axis of every group: one axis of the image, the one that takes the least memory."""
+
+        def sum_bytes(image_axis: int) -> int:
+            return sum(
+                group.forecast(item.grid.network_shape, _plan_axis(item.grid, image_axis)).ring_bytes
+                for group, item in zip(self.groups, prepared, strict=True)
+            )
+
+        chosen = min(range(3), key=lambda axis: (sum_bytes(axis), axis))
+        return [_plan_axis(item.grid, chosen) for item in prepared]
+
+    def _export(self, slabs: Iterator[Slab], grid: CaseGrid, axis: int, sinks: Sinks) -> Mask:
+        decision = self.groups[0].decision
+        exporter = MaskExporter(grid, decision, axis=axis, device=self.settings.device)
+        passing = _tee(slabs, (exporter,))
+        if not sinks.probabilities:
+            for _ in passing:
+                pass
+            return exporter.finish()
+        for part in resample_slabs(passing, grid, axis=axis, max_planes=DENSE_PLANES):
+            _show(to_probabilities(part, decision), sinks.probabilities)
+        return exporter.finish()
+
+    def _merge(
+        self, streams: Sequence[Iterator[Slab]], prepared: Sequence[PreparedCase], axes: Sequence[int], sinks: Sinks
+    ) -> Mask:
+        """Average probabilities on the cropped image's grid, in the axes of the first group's plan."""
+        first = prepared[0].grid
+        dense = [
+            self._turn(group, stream, item, axis, first)
+            for group, stream, item, axis in zip(self.groups, streams, prepared, axes, strict=True)
+        ]
+        painter = MaskPainter(first, self.groups[0].decision, axis=axes[0])
+        for part in merge_slabs(dense, [group.weight for group in self.groups]):
+            _show(part, (painter, *sinks.probabilities))
+        return painter.finish()
+
+    def _turn(
+        self, group: Group, slabs: Iterator[Slab], item: PreparedCase, axis: int, first: CaseGrid
+    ) -> Iterator[Slab]:
+        """Yield probabilities of one group on the cropped image's grid, in the axes of another grid."""
+        order = _axes_between(item.grid, first)
+        if item.needs_engine_export:
+            parts = _resample_whole(group, slabs, item, axis)
+        else:
+            parts = resample_slabs(slabs, item.grid, axis=axis, max_planes=DENSE_PLANES)
+        for part in parts:
+            scores = to_probabilities(part, group.decision).scores.permute(0, *(1 + axis for axis in order))
+            yield Slab(start=part.start, axis=order.index(axis), scores=scores)
 
 
 def require_same_labels(folders: Sequence[ModelFolder]) -> None:
@@ -265,3 +256,42 @@ def require_same_labels(folders: Sequence[ModelFolder]) -> None:
             where=folders[-1].path,
             details=tuple(problems),
         )
+
+
+def _tee(slabs: Iterator[Slab], sinks: Sequence[SlabSink]) -> Iterator[Slab]:
+    for slab in slabs:
+        _show(slab, sinks)
+        yield slab
+
+
+def _show(slab: Slab, sinks: Sequence[SlabSink]) -> None:
+    for sink in sinks:
+        sink.add(slab)
+
+
+def _resample_whole(group: Group, slabs: Iterator[Slab], item: PreparedCase, axis: int) -> Iterator[Slab]:
+    """Collect a whole case for a plan whose resampling only nnU-Net knows."""
+    logits = torch.cat([slab.scores.cpu().clone() for slab in slabs], dim=1 + axis)
+    resampled = resample_with_engine(
+        group.model.plans, group.model.configuration, logits, grid=item.grid, properties=item.properties
+    )
+    yield Slab(start=0, axis=axis, scores=torch.from_numpy(np.ascontiguousarray(resampled)))
+
+
+def _require_one_image(case: Case, prepared: Sequence[PreparedCase]) -> None:
+    shapes = {tuple(_image_shape(item.grid)) for item in prepared}
+    if len(shapes) > 1:
+        raise ModelError(f"models see case '{case.id}' on different grids: {', '.join(map(str, sorted(shapes)))}")
+
+
+def _image_shape(grid: CaseGrid) -> list[int]:
+    return [grid.full_shape[axis] for axis in grid.transpose_backward]
+
+
+def _plan_axis(grid: CaseGrid, image_axis: int) -> int:
+    return grid.transpose_backward[image_axis]
+
+
+def _axes_between(source: CaseGrid, target: CaseGrid) -> list[int]:
+    """Return the order of axes that turns an array in one plan's axes into those of another."""
+    return [source.transpose_backward[target.transpose_backward.index(axis)] for axis in range(3)]

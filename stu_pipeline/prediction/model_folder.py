@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stu_pipeline.datasets.laterality import Mirroring
-from stu_pipeline.errors import DataError, ModelError, UsageError
+from stu_pipeline.errors import ModelError, UsageError
 from stu_pipeline.nnunet.checkpoint import identify_checkpoint, read_checkpoint
 from stu_pipeline.nnunet.model import EngineModel, open_engine_model
 from stu_pipeline.nnunet.settings import SETTINGS_KEY
@@ -27,11 +27,9 @@ from stu_pipeline.prediction.folds import (
     split_folder_name,
     suggest_training,
 )
-from stu_pipeline.storage import read_json
+from stu_pipeline.prediction.model_json import DATASET_FILE, PLAN_FILE, read_model_json, require_model_folder
 from stu_pipeline.workspace import RunPaths, fold_folder
 
-PLAN_FILE = "plans.json"
-DATASET_FILE = "dataset.json"
 _RAM_SHARE = 0.25
 
 
@@ -114,14 +112,14 @@ def open_model_folder(
             previous stage.
         UsageError: the model is of another configuration.
     """
-    _require_model_folder(path)
+    require_model_folder(path)
     chosen = choose_folds(path, folds, checkpoint)
     files = {fold: find_checkpoint(path, fold, checkpoint) for fold in chosen}
     loaded = _read_folds(files)
     name = _read_configuration(loaded, files)
     if configuration is not None and name != configuration:
         raise UsageError(f"model is of configuration '{name}', not '{configuration}'", where=path)
-    plan, dataset = _read_model_json(path / PLAN_FILE), _read_model_json(path / DATASET_FILE)
+    plan, dataset = read_model_json(path / PLAN_FILE), read_model_json(path / DATASET_FILE)
     model = open_engine_model(plan, dataset, name, where=path / PLAN_FILE)
     return ModelFolder(
         path=path,
@@ -131,35 +129,6 @@ def open_model_folder(
         notices=_list_notices(path, chosen, files, loaded, is_auto=folds == "auto"),
         previous=_open_previous(path, model, chosen, checkpoint),
     )
-
-
-def _require_model_folder(path: Path) -> None:
-    if not path.is_dir():
-        near = path.parent
-        found = sorted(entry.name for entry in near.iterdir() if entry.is_dir()) if near.is_dir() else []
-        listed = f", found: {', '.join(found[:8])}" if found else ""
-        raise ModelError(f"model folder '{path.name}' not found{listed}", where=near)
-    missing = [name for name in (PLAN_FILE, DATASET_FILE) if not (path / name).is_file()]
-    if not missing:
-        return
-    inside = sorted(entry.name for entry in path.iterdir() if (entry / PLAN_FILE).is_file())
-    raise ModelError(
-        f"'{path.name}' is not a model folder, missing: {', '.join(missing)}",
-        where=path,
-        hint=f"give one of the folders in it: {', '.join(inside[:8])}"
-        if inside
-        else "give the folder that holds fold_0",
-    )
-
-
-def _read_model_json(path: Path) -> dict[str, Any]:
-    try:
-        content = read_json(path)
-    except DataError as error:
-        raise ModelError(error.problem, where=error.where) from error
-    if not isinstance(content, dict):
-        raise ModelError(f"'{path.name}' must hold an object", where=path)
-    return content
 
 
 def _make_folds(

@@ -11,6 +11,8 @@ from stu_pipeline.datasets.endings import split_ending
 from stu_pipeline.errors import UsageError
 
 REPORT_FILE = "predictions.json"
+TABLE_FILE = "predictions.csv"
+PAGE_FILE = "predictions.md"
 JOURNAL_FILE = ".predictions.journal"
 RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
@@ -32,18 +34,34 @@ class Outputs:
         return None if self.is_single_file else self.folder / REPORT_FILE
 
     @property
+    def tables(self) -> tuple[Path, Path] | None:
+        """`predictions.csv` for programs and `predictions.md` for people, in the output folder."""
+        return None if self.is_single_file else (self.folder / TABLE_FILE, self.folder / PAGE_FILE)
+
+    @property
     def journal(self) -> Path | None:
         """What is proven while the prediction runs."""
         return None if self.is_single_file else self.folder / JOURNAL_FILE
 
-    def probabilities(self, case_id: str) -> Path:
-        """The `.npz` beside a mask."""
-        mask = self.masks[case_id]
-        return mask.with_name(split_ending(mask.name)[0] + ".npz")
+    def probabilities(self, case_id: str, kind: str = "npz") -> Path:
+        """The probabilities beside a mask: `.npz` or `.zarr.zip`."""
+        return self._beside(case_id, ".zarr.zip" if kind == "zarr" else f".{kind}")
 
     def properties(self, case_id: str) -> Path:
         """The `.pkl` that nnU-Net's ensembling wants beside the probabilities."""
-        return self.probabilities(case_id).with_suffix(".pkl")
+        return self._beside(case_id, ".pkl")
+
+    def label_folder(self, case_id: str) -> Path:
+        """The folder of one binary mask per label."""
+        return self._beside(case_id, "_labels")
+
+    def dicom_seg(self, case_id: str) -> Path:
+        """The DICOM SEG beside a mask."""
+        return self._beside(case_id, ".seg.dcm")
+
+    def _beside(self, case_id: str, ending: str) -> Path:
+        mask = self.masks[case_id]
+        return mask.with_name(split_ending(mask.name)[0] + ending)
 
 
 def choose_outputs(source: Path, output: Path, cases: Sequence[Case]) -> Outputs:
@@ -73,11 +91,12 @@ def choose_outputs(source: Path, output: Path, cases: Sequence[Case]) -> Outputs
 
 
 def _choose_single_file(source: Path, output: Path, ending: str, cases: Sequence[Case]) -> Outputs:
-    if source.is_dir() or len(cases) != 1:
+    if len(cases) != 1 or (source.is_dir() and not cases[0].is_dicom):
         raise UsageError(f"output '{output.name}' is a file name, but the input is a folder", hint="-o FOLDER")
     if ending.lower() != cases[0].ending.lower():
+        whose = "the mask of a DICOM series" if cases[0].is_dicom else "the input"
         raise UsageError(
-            f"output ends in {ending}, the input in {cases[0].ending}",
+            f"output ends in {ending}, {whose} in {cases[0].ending}",
             where=output.parent,
             hint=f"-o {split_ending(output.name)[0]}{cases[0].ending}",
         )
@@ -95,6 +114,9 @@ def _require_free_names(outputs: Outputs, cases: Sequence[Case]) -> None:
     for case_id, mask in outputs.masks.items():
         if mask.resolve() in inputs:
             raise UsageError(f"'{mask.name}' would replace an input", where=mask.parent, hint="-o another folder")
+        # A series is its folder: whatever is put into it changes the image.
+        if not inputs.isdisjoint(mask.resolve().parents):
+            raise UsageError("output lies in the folder of an input", where=mask.parent, hint="-o another folder")
         if not outputs.is_single_file and case_id.lower() in _RESERVED_STEMS:
             raise UsageError(
                 f"case '{case_id}' has the name of a file that belongs to the report",

@@ -1,6 +1,7 @@
 """Predict a file or a folder: verified inputs, proven masks, one bad case costs one case.
 
-Writes: masks, `predictions.json`, `run.json`, and copies of the model's `plans.json` and `dataset.json`.
+Imports no torch before there is something to compute: a finished folder is recognised from its files.
+Writes: masks, `predictions.json` and its tables, `run.json`, and copies of the model's `plans.json` and `dataset.json`.
 """
 
 from __future__ import annotations
@@ -10,19 +11,23 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stu_pipeline.datasets.cases import Case, list_input_cases
 from stu_pipeline.errors import PartialError, StorageError, StuError, UsageError
 from stu_pipeline.log import Listener, Notice, Progress, ignore_events
-from stu_pipeline.prediction.case_runner import CaseFailure, CaseRunner
 from stu_pipeline.prediction.config import CaseReport, PredictConfig, PredictResult
-from stu_pipeline.prediction.device import choose_autocast, choose_device
-from stu_pipeline.prediction.ensemble import Ensemble, InferenceSettings
-from stu_pipeline.prediction.manifest import Manifest, describe_recipe
-from stu_pipeline.prediction.model_folder import DATASET_FILE, PLAN_FILE, ModelFolder, open_model_folder
+from stu_pipeline.prediction.manifest import Manifest
+from stu_pipeline.prediction.model_identity import find_model_identity
+from stu_pipeline.prediction.model_json import read_model_dataset
 from stu_pipeline.prediction.outputs import LOCK_FILE, RECORD_FILE, Outputs, choose_outputs
+from stu_pipeline.prediction.recipe import describe_recipe
 from stu_pipeline.records import write_record
 from stu_pipeline.storage import hold_lock, remove_leftovers, storage_errors, write_bytes
+
+if TYPE_CHECKING:
+    from stu_pipeline.prediction.case_runner import CaseFailure, Outcome
+    from stu_pipeline.prediction.session import Session
 
 _MAX_LISTED = 10
 
@@ -41,74 +46,136 @@ def predict(config: PredictConfig, *, listen: Listener = ignore_events) -> Predi
         DataError: no cases, or none could be used.
         ModelError: a model folder cannot be used, or the models do not fit each other.
         StorageError: a mask could not be written; everything before it is kept.
+        MemoryLimitError: no case fits the memory.
         LockedError: another prediction writes to the same folder.
         PartialError: some cases failed; the report names them.
     """
-    start = time.monotonic()
-    settings = _choose_settings(config)
-    folders = _open_models(config, listen)
-    first = folders[0].model
-    cases = list_input_cases(config.input, first.num_image_channels, first.dataset.file_ending)
-    outputs = choose_outputs(config.input, config.output, cases)
-    with _own(outputs):
-        reports, failures = _predict_cases(config, settings, folders, cases, outputs, listen=listen)
-        _write_surroundings(config, outputs, folders, listen)
-    result = PredictResult(
-        output=config.output,
-        cases=tuple(sorted(reports, key=lambda report: report.case)),
-        models=tuple(folder.summary for folder in folders),
-        report=outputs.report or config.report,
-        seconds=round(time.monotonic() - start, 3),
-    )
-    _raise_failures(failures, result)
-    return result
+    return _Prediction(config, listen).run()
 
 
-def _choose_settings(config: PredictConfig) -> InferenceSettings:
-    device = choose_device(config.device)
-    return InferenceSettings(
-        device=device,
-        autocast=choose_autocast(config.precision, device),
-        step=config.step,
-        use_mirroring=config.tta == "full",
-        may_repeat_in_fp32=config.precision == "auto",
-    )
+class _Prediction:
+    """One call of `predict`."""
 
+    def __init__(self, config: PredictConfig, listen: Listener) -> None:
+        self.config = config
+        self.listen = listen
+        self.start = time.monotonic()
+        self._session: Session | None = None
+        self.models = [find_model_identity(path, config.folds, config.checkpoint) for path in config.models]
 
-def _predict_cases(
-    config: PredictConfig,
-    settings: InferenceSettings,
-    folders: Sequence[ModelFolder],
-    cases: Sequence[Case],
-    outputs: Outputs,
-    *,
-    listen: Listener,
-) -> tuple[tuple[CaseReport, ...], tuple[CaseFailure, ...]]:
-    """Skip what is proven and predict the rest; the report is written in any case."""
-    manifest = Manifest(outputs, describe_recipe(config, folders))
-    todo, finished = _sort_cases(cases, outputs, manifest, overwrite=config.overwrite)
-    for report in finished:
-        listen(report)
-    if finished:
-        listen(Notice(text=f"{len(finished)} of {len(cases)} cases are done already"))
-    if not todo:
-        manifest.write(config.report)
-        return finished, ()
-    ensemble = Ensemble(folders, settings, config.model_weights)
-    runner = CaseRunner(ensemble, manifest, listen, num_workers=config.num_workers)
-    done, failures = _run_all(config, runner, todo, listen)
-    return (*finished, *done), failures
+    @property
+    def session(self) -> Session:
+        """The opened models."""
+        if self._session is None:
+            from stu_pipeline.prediction.session import Session
 
+            self._session = Session(self.config, self.listen)
+        return self._session
 
-def _open_models(config: PredictConfig, listen: Listener) -> list[ModelFolder]:
-    folders = []
-    for path in config.models:
-        folder = open_model_folder(path, config.folds, config.checkpoint, configuration=config.configuration)
-        listen(Notice(text=f"model: {folder.summary}"))
-        for text in folder.notices:
-            listen(Notice(text=text, is_warning=True))
-        folders.append(folder)
-    return folders
+    def run(self) -> PredictResult:
+        """Sort the cases, predict what is left, and report."""
+        config = self.config
+        dataset = read_model_dataset(config.models[0])
+        cases = list_input_cases(config.input, dataset.num_channels, dataset.file_ending)
+        outputs = choose_outputs(config.input, config.output, cases)
+        if config.dry_run or not _may_be_finished(outputs) or None in self.models:
+            _ = self.session  # what is wrong with the models is said before anything is made
+        if config.dry_run:
+            return self._forecast(cases, outputs)
+        with _own(outputs):
+            reports, failures = self._predict_cases(cases, outputs)
+            self._write_surroundings(outputs)
+        result = PredictResult(
+            output=config.output,
+            cases=tuple(sorted(reports, key=lambda report: report.case)),
+            models=tuple(folder.summary for folder in self._session.folders) if self._session else (),
+            report=outputs.report or config.report,
+            seconds=round(time.monotonic() - self.start, 3),
+        )
+        _raise_failures(failures, result)
+        return result
+
+    def _predict_cases(
+        self, cases: Sequence[Case], outputs: Outputs
+    ) -> tuple[tuple[CaseReport, ...], tuple[CaseFailure, ...]]:
+        """Skip what is proven and predict the rest; the report is written in any case."""
+        config = self.config
+        manifest = self._open_manifest(outputs)
+        todo, finished = _sort_cases(cases, outputs, manifest, overwrite=config.overwrite)
+        for report in finished:
+            manifest.add_report(report)
+            self.listen(report)
+        if finished:
+            self.listen(Notice(text=f"{len(finished)} of {len(cases)} cases are done already"))
+        if not todo:
+            manifest.write(config.report)
+            return finished, ()
+        done, failures = self._run_all(todo, manifest)
+        return (*finished, *done), failures
+
+    def _open_manifest(self, outputs: Outputs) -> Manifest:
+        known = [model for model in self.models if model is not None]
+        models = known if len(known) == len(self.models) else self.session.folders
+        recipe = describe_recipe(self.config, models)
+        return Manifest(outputs, recipe, is_thorough=self.config.verify)
+
+    def _run_all(
+        self, todo: Sequence[Case], manifest: Manifest
+    ) -> tuple[tuple[CaseReport, ...], tuple[CaseFailure, ...]]:
+        reports: list[CaseReport] = []
+        failures: list[CaseFailure] = []
+        self.listen(Progress(step="cases", done=0, total=len(todo)))
+        try:
+            for outcome in self._start(todo, manifest):
+                if not isinstance(outcome, CaseReport):
+                    failures.append(outcome)
+                report = outcome if isinstance(outcome, CaseReport) else outcome.report
+                reports.append(report)
+                manifest.add_report(report)
+                self.listen(report)
+                self.listen(Progress(step="cases", done=len(reports), total=len(todo), item=report.case))
+        except BaseException:
+            # What is done stays proven through the journal when even the report cannot be written.
+            with contextlib.suppress(StorageError):
+                manifest.write(self.config.report)
+            raise
+        manifest.write(self.config.report)
+        return tuple(reports), tuple(failures)
+
+    def _start(self, todo: Sequence[Case], manifest: Manifest) -> Iterator[Outcome]:
+        if (self.config.gpus or 1) == 1:
+            return self.session.run(todo, manifest)
+        from stu_pipeline.prediction.crew import list_devices, run_on_devices
+
+        _ = self.session  # problems of the models are named once, here, not by every process
+        devices = list_devices(self.config)
+        return run_on_devices(devices, todo, manifest, config=self.config, listen=self.listen)
+
+    def _write_surroundings(self, outputs: Outputs) -> None:
+        """Write the record, and put the model's plan and dataset where stock tools expect them."""
+        if outputs.is_single_file or self._session is None:
+            return
+        folders = self._session.folders
+        first = folders[0]
+        for content, name in ((first.plan_file.read_bytes(), "plans.json"), (first.describe_masks(), "dataset.json")):
+            target = outputs.folder / name
+            if target.is_file() and target.read_bytes() == content:
+                continue
+            if target.exists() and not self.config.overwrite:
+                text = f"'{name}' of another model is in the output folder and was kept"
+                self.listen(Notice(text=text, is_warning=True))
+                continue
+            write_bytes(target, content)
+        inputs: dict[str, Path] = {}
+        for index, folder in enumerate(folders):
+            inputs |= {f"plan_{index}": folder.plan_file, f"dataset_{index}": folder.dataset_file}
+        write_record(
+            outputs.folder / RECORD_FILE,
+            stage="predict",
+            config=self.config,
+            inputs=inputs,
+            models=[folder.summary for folder in folders],
+        )
 
 
 @contextlib.contextmanager
@@ -124,6 +191,11 @@ def _own(outputs: Outputs) -> Iterator[None]:
     with hold_lock(outputs.folder / LOCK_FILE, what="the output folder"):
         remove_leftovers(outputs.folder)
         yield
+
+
+def _may_be_finished(outputs: Outputs) -> bool:
+    """Tell whether an earlier run left something that says what is done."""
+    return any(path is not None and path.exists() for path in (outputs.report, outputs.journal))
 
 
 def _sort_cases(
@@ -152,57 +224,6 @@ def _sort_cases(
             details=(*problems[:_MAX_LISTED], *more) if len(problems) > 1 else (),
         )
     return todo, tuple(finished)
-
-
-def _run_all(
-    config: PredictConfig, runner: CaseRunner, todo: Sequence[Case], listen: Listener
-) -> tuple[tuple[CaseReport, ...], tuple[CaseFailure, ...]]:
-    reports: list[CaseReport] = []
-    failures: list[CaseFailure] = []
-    listen(Progress(step="cases", done=0, total=len(todo)))
-    try:
-        for outcome in runner.run(todo):
-            if isinstance(outcome, CaseFailure):
-                failures.append(outcome)
-            report = outcome.report if isinstance(outcome, CaseFailure) else outcome
-            reports.append(report)
-            runner.manifest.add_report(report)
-            listen(report)
-            listen(Progress(step="cases", done=len(reports), total=len(todo), item=report.case))
-    except BaseException:
-        # What is done stays proven through the journal when even the report cannot be written.
-        with contextlib.suppress(StorageError):
-            runner.manifest.write(config.report)
-        raise
-    runner.manifest.write(config.report)
-    return tuple(reports), tuple(failures)
-
-
-def _write_surroundings(
-    config: PredictConfig, outputs: Outputs, folders: Sequence[ModelFolder], listen: Listener
-) -> None:
-    """Write the record, and put the model's plan and dataset where stock tools expect them."""
-    if outputs.is_single_file:
-        return
-    first = folders[0]
-    for content, name in ((first.plan_file.read_bytes(), PLAN_FILE), (first.describe_masks(), DATASET_FILE)):
-        target = outputs.folder / name
-        if target.is_file() and target.read_bytes() == content:
-            continue
-        if target.exists() and not config.overwrite:
-            listen(Notice(text=f"'{name}' of another model is in the output folder and was kept", is_warning=True))
-            continue
-        write_bytes(target, content)
-    inputs: dict[str, Path] = {}
-    for index, folder in enumerate(folders):
-        inputs |= {f"plan_{index}": folder.plan_file, f"dataset_{index}": folder.dataset_file}
-    write_record(
-        outputs.folder / RECORD_FILE,
-        stage="predict",
-        config=config,
-        inputs=inputs,
-        models=[folder.summary for folder in folders],
-    )
 
 
 def _raise_failures(failures: Sequence[CaseFailure], result: PredictResult) -> None:

@@ -206,7 +206,7 @@ def _run_cases(work: _Work, store: CaseStore, todo: list[Case], configuration: s
 
 def _announce_engine(work: _Work, configuration: str) -> float:
     """Say when nnU-Net's own code does the work, and return the memory it adds to every worker, in GiB."""
-    from stu_pipeline.preprocessing.case_settings import find_engine_reasons
+    from stu_pipeline.preparation.case_settings import find_engine_reasons
 
     reasons = find_engine_reasons(work.plan.raw, configuration)
     if reasons:

@@ -11,8 +11,12 @@ import torch
 
 from stu_pipeline.datasets.cases import Case
 from stu_pipeline.datasets.reading import check_same_grid, read_label_map
-from stu_pipeline.nnunet.case import logits_to_mask, prepare_case, read_raw_case, resample_logits
+from stu_pipeline.inference.case_grid import Decision
+from stu_pipeline.inference.mask_exporter import MaskExporter
+from stu_pipeline.inference.slabs import Slab
 from stu_pipeline.nnunet.mask_file import write_mask
+from stu_pipeline.nnunet.prepared_case import prepare_raw_case
+from stu_pipeline.nnunet.raw_case import read_raw_case
 from stu_pipeline.prediction.model_folder import open_model_folder
 from tests.image_files import make_affine, make_header, write_nifti
 from tests.model_folders import write_model_folder
@@ -72,9 +76,11 @@ def test_a_known_label_map_comes_back_on_the_grid_of_its_image(tmp_path, models,
     voxels = (labels.astype(dtype) * 100 + 7) * (np.pad(np.ones((10, 13, 6), dtype), ((2, 1), (1, 3), (1, 2))))
     image = write_nifti(tmp_path / "case_0000.nii.gz", header, voxels)
     raw = read_raw_case(model, Case(id="case", image_files=(image,)))
-    prepared = prepare_case(model, raw)
+    prepared = prepare_raw_case(model, raw)
     logits = make_identity_logits(model, labels.transpose(), prepared)
-    mask = logits_to_mask(model, resample_logits(model, logits, prepared.properties), prepared.properties)
+    exporter = MaskExporter(prepared.grid, Decision(num_outputs=NUM_LABELS), axis=0, device=torch.device("cpu"))
+    exporter.add(Slab(start=0, axis=0, scores=logits))
+    mask = exporter.finish()
     target = tmp_path / "masks" / "case.nii.gz"
     write_mask(model, mask, target, raw)
 

@@ -90,10 +90,10 @@ def _prepare_labels(arguments: argparse.Namespace) -> Work:
     after = [arguments.spacing] * 3
     shape = [round(size * step / arguments.spacing) for size, step in zip(labels.shape, before, strict=True)]
     if arguments.side == "nnunet":
-        name = "nnunetv2.preprocessing.resampling.default_resampling"
+        name = "nnunetv2.preparation.resampling.default_resampling"
         resample = importlib.import_module(name).resample_data_or_seg_to_shape
         return lambda: _describe(resample(labels[None], shape, before, after, is_seg=True, order=1, order_z=0)[0])
-    from stu_pipeline.preprocessing.label_resampling import resample_labels
+    from stu_pipeline.preparation.label_resampling import resample_labels
 
     return lambda: _describe(resample_labels(labels, shape, order=1))
 

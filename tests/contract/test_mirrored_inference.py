@@ -1,9 +1,8 @@
-"""Mirrored inference against nnU-Net's own, and what each does with the other's checkpoints."""
+"""Mirrored copies: what the checkpoint says is averaged, and what nnU-Net makes of our checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import warnings
 from pathlib import Path
@@ -16,47 +15,18 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from stu_pipeline.datasets.laterality import Mirroring
 from stu_pipeline.errors import ModelError
-from stu_pipeline.nnunet.mirrored_inference import MirroredPredictor
+from stu_pipeline.inference.window import slide
+from stu_pipeline.inference.window_settings import WindowNetwork, WindowSettings
 from stu_pipeline.nnunet.model import build_network
 from stu_pipeline.prediction.config import PredictConfig
-from stu_pipeline.prediction.ensemble import InferenceSettings, Member
-from stu_pipeline.prediction.model_folder import open_model_folder
+from stu_pipeline.prediction.model_folder import ModelFolder, open_model_folder
+from stu_pipeline.prediction.networks import InferenceSettings, open_networks
 from stu_pipeline.prediction.predict import predict
 from tests.model_folders import write_model_folder
 from tests.synthetic import make_image, make_label_map, write_volume
 
 LABELS = {"background": 0, "kidney_left": 1, "kidney_right": 2}
 SWAPPING = Mirroring(axes=(0, 1, 2), swapping_axes=(2,), pairs=((1, 2),))
-
-
-def test_nnunet_mirrors_in_the_method_that_is_replaced():
-    method = nnUNetPredictor._internal_maybe_mirror_and_predict
-    assert list(inspect.signature(method).parameters) == ["self", "x"]
-    assert "_internal_maybe_mirror_and_predict" in inspect.getsource(
-        nnUNetPredictor._internal_predict_sliding_window_return_logits
-    )
-
-
-@pytest.mark.parametrize("axes", [(), (1,), (0, 1, 2)])
-def test_without_a_swap_the_logits_are_nnunets_bit_by_bit(tmp_path: Path, axes: tuple[int, ...]):
-    folder = write_model_folder(tmp_path, network="PlainConvUNet", mirror_axes=axes or None)
-    image = torch.randn(1, 18, 20, 17, generator=torch.Generator().manual_seed(0))
-    with silence():
-        stock, ours = open_stock(folder, nnUNetPredictor), open_stock(folder, MirroredPredictor)
-        ours.use_mirroring_of(Mirroring(axes=axes), num_image_channels=1)
-        assert torch.equal(
-            ours.predict_sliding_window_return_logits(image), stock.predict_sliding_window_return_logits(image)
-        )
-
-
-def test_nnunet_cannot_mirror_along_no_axes_so_it_is_told_none(tmp_path: Path):
-    folder = write_model_folder(tmp_path, network="PlainConvUNet", mirror_axes=())
-    with silence(), pytest.raises(ValueError, match="empty"):
-        open_stock(folder, nnUNetPredictor).predict_sliding_window_return_logits(torch.zeros(1, 16, 16, 16))
-    with silence():
-        ours = open_stock(folder, MirroredPredictor)
-        ours.use_mirroring_of(Mirroring(axes=()), num_image_channels=1)
-    assert ours.allowed_mirroring_axes is None
 
 
 def test_nnunet_ignores_our_block_and_mirrors_the_plain_axes(tmp_path: Path):
@@ -80,13 +50,9 @@ def test_predict_averages_the_copies_that_the_checkpoint_says(tmp_path: Path):
         axes = [axis + 2 for axis in flips]
         output = network(image[None].flip(axes)).flip(axes)[0]
         total += output[[0, 2, 1]] if 2 in flips else output
-    member = Member(model, InferenceSettings(device=torch.device("cpu")))
-    found = member._predict_fold(0, image, [], lambda done, count: None)
-    torch.testing.assert_close(found, total / 8, rtol=1e-4, atol=1e-4)
-    alone = Member(model, InferenceSettings(device=torch.device("cpu"), use_mirroring=False))
-    torch.testing.assert_close(
-        alone._predict_fold(0, image, [], lambda done, count: None), network(image[None])[0], rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(predict_logits(open_all(model)[0], image), total / 8, rtol=1e-4, atol=1e-4)
+    alone = predict_logits(open_all(model, tta="none")[0], image)
+    torch.testing.assert_close(alone, network(image[None])[0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_mirrored_patient_gets_the_mirrored_mask_with_left_and_right_exchanged(tmp_path: Path):
@@ -110,16 +76,16 @@ def test_each_fold_is_mirrored_as_it_was_trained(tmp_path: Path):
     add_block(folder, 1, Mirroring(axes=(0,)))
     model = open_model_folder(folder)
     assert [item.mirroring for item in model.folds] == [SWAPPING, Mirroring(axes=(0,))]
-    member = Member(model, InferenceSettings(device=torch.device("cpu")))
-    assert [tiles.mirror_axes for tiles in member._tiles] == [(0, 1, 2), (0,)]
-    assert [tiles.side_swap is None for tiles in member._tiles] == [False, True]
+    networks = open_all(model)
+    assert [len(item.mirrorings) for item in networks] == [8, 2]
+    assert [item.side_swap is None for item in networks] == [False, True]
     image = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     network = build_network(model.model, model.folds[1].load(), torch.device("cpu"))
     expected = (network(image[None]) + network(image[None].flip(2)).flip(2))[0] / 2
-    found = [member._predict_fold(fold, image, [], lambda done, count: None) for fold in (0, 1)]
+    found = [predict_logits(item, image) for item in networks]
     torch.testing.assert_close(found[1], expected, rtol=1e-4, atol=1e-4)
-    alone = Member(open_model_folder(folder, (0,)), InferenceSettings(device=torch.device("cpu")))
-    assert torch.equal(found[0], alone._predict_fold(0, image, [], lambda done, count: None))
+    alone = open_all(open_model_folder(folder, (0,)))[0]
+    assert torch.equal(found[0], predict_logits(alone, image))
 
 
 def test_the_first_fold_of_a_stock_model_speaks_for_all(tmp_path: Path):
@@ -140,8 +106,17 @@ def test_a_block_that_does_not_fit_the_model_is_refused(tmp_path: Path, block, m
     folder = write_model_folder(tmp_path, network="PlainConvUNet", labels=LABELS)
     change(folder, 0, stu={"mirroring": block})
     with pytest.raises(ModelError, match=message) as caught:
-        Member(open_model_folder(folder), InferenceSettings(device=torch.device("cpu")))
+        open_all(open_model_folder(folder))
     assert caught.value.where == folder / "fold_0" / "checkpoint_final.pth"
+
+
+def open_all(model: ModelFolder, **options: str) -> tuple[WindowNetwork, ...]:
+    return open_networks(model, InferenceSettings(device=torch.device("cpu"), **options), weight=1.0)
+
+
+def predict_logits(network: WindowNetwork, image: torch.Tensor) -> torch.Tensor:
+    settings = WindowSettings(patch_voxels=(16, 16, 16), num_outputs=3)
+    return torch.cat([slab.scores.clone() for slab in slide([network], image, settings)], dim=1)
 
 
 def write_two_sided(place: Path, mirroring: Mirroring, folds: tuple[int, ...] = (0,)) -> tuple[Path, Path]:

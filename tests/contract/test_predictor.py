@@ -1,4 +1,4 @@
-"""Our tiles, weights, logits and masks against nnU-Net's own predictor, on the CPU.
+"""Our masks against nnU-Net's own predictor, on the CPU.
 
 nnU-Net adds logits up in float16, which loses them where the weights are tiny (the edges of an image). Most
 tests therefore let it add up in float32: there both must agree.
@@ -17,50 +17,13 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 
-from stu_pipeline.nnunet.model import build_network
 from stu_pipeline.prediction.config import PredictConfig
-from stu_pipeline.prediction.model_folder import open_model_folder
 from stu_pipeline.prediction.predict import predict
-from stu_pipeline.prediction.tiles import TileSettings, build_importance, find_tile_starts, predict_tiles
 from tests.model_folders import write_model_folder
 from tests.synthetic import make_image, make_label_map, write_volume
 
 SHARE_OF_EQUAL_VOXELS = 0.999
-
-
-@pytest.mark.parametrize("step", [0.5, 0.3, 1.0])
-@pytest.mark.parametrize("patch", [16, 20, 33, 128])
-def test_tiles_lie_where_nnunets_lie(patch: int, step: float):
-    for size in range(patch, 5 * patch, 3):
-        assert find_tile_starts([size], [patch], step) == compute_steps_for_sliding_window((size,), (patch,), step)
-
-
-@pytest.mark.parametrize("patch", [(16, 16, 16), (20, 7, 33), (64, 48), (128, 128, 128), (1, 8, 8)])
-def test_importance_equals_nnunets(patch: tuple[int, ...]):
-    expected = compute_gaussian(patch, sigma_scale=1 / 8, value_scaling_factor=10, device=torch.device("cpu"))
-    torch.testing.assert_close(build_importance(patch), expected.float(), rtol=1e-3, atol=1e-7)
-
-
-@pytest.mark.parametrize(
-    ("patch", "shape"),
-    [((16, 16, 16), (30, 41, 16)), ((16, 16, 16), (9, 20, 15)), ((16, 16), (5, 23, 30)), ((16, 16), (3, 10, 40))],
-    ids=["3d", "3d smaller than the patch", "2d", "2d smaller than the patch"],
-)
-def test_logits_equal_nnunets(tmp_path: Path, patch: tuple[int, ...], shape: tuple[int, ...]):
-    axes = tuple(range(len(patch)))
-    folder = write_model_folder(tmp_path, patch=patch, mirror_axes=axes, spacing_mm=(1.0,) * len(patch))
-    image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32))
-    with _silence(), _float32():
-        expected = _open_stock(folder).predict_sliding_window_return_logits(image).float()
-    opened = open_model_folder(folder)
-    network = build_network(opened.model, opened.folds[0].load(), torch.device("cpu"))
-    settings = TileSettings(patch_voxels=patch, num_outputs=3, mirror_axes=axes)
-    found = predict_tiles(network, image, settings)
-    assert found.shape == expected.shape
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert _share_equal(found.argmax(0).numpy(), expected.argmax(0).numpy()) >= SHARE_OF_EQUAL_VOXELS
 
 
 CASES: dict[str, dict[str, Any]] = {

@@ -24,7 +24,7 @@ HEAVY = (
 # `stu_pipeline` stands for the package itself (the public names and the version).
 FOUNDATION = {"errors", "storage", "workspace", "records", "log", "worker_process", "workers", "host"}
 PLAN_PARTS = {"planfile", "plan_architecture", "plan_execution", "preprocessed_size"}
-SHARED = FOUNDATION | {"datasets", "networks", "nnunet"} | PLAN_PARTS
+SHARED = FOUNDATION | {"datasets", "networks", "nnunet", "preparation", "inference"} | PLAN_PARTS
 ALLOWED = {
     "errors": set(),
     "storage": {"errors"},
@@ -41,6 +41,9 @@ ALLOWED = {
     "plan_execution": {"plan_architecture"},
     "planfile": {"errors", "networks", "plan_architecture", "plan_execution", "storage"},
     "preprocessed_size": set(),
+    "preparation": {"errors", "plan_architecture", "nnunet"},
+    # Arrays and networks in, label maps out; no files, so that training can validate with it too.
+    "inference": {"errors", "datasets", "preparation"},
     "nnunet": SHARED,
     **{stage: SHARED | {"stu_pipeline"} for stage in STAGES},
     "doctor": SHARED,

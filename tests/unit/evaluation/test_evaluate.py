@@ -173,7 +173,16 @@ def test_surface_metrics_can_be_left_out(tmp_path):
     assert "NSD" not in json.loads(result.summary_path.read_text())["foreground_mean"]
 
 
-@pytest.mark.parametrize("wrong", [{"tolerance_mm": -1.0}, {"tolerance_mm": float("nan")}, {"num_workers": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tolerance_mm": -1.0},
+        {"tolerance_mm": float("nan")},
+        {"num_workers": -1},
+        {"lesion_iou": 1.0},
+        {"lesion_size_mm3": -1.0},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(tmp_path, wrong):
     with pytest.raises(UsageError):
         EvaluateConfig(reference=tmp_path, prediction=tmp_path, **wrong)

@@ -51,6 +51,15 @@ def test_flags_reach_the_evaluation(folders, tmp_path):
     assert "NSD" not in summary["mean"]["1"]
 
 
+def test_a_report_is_written_where_asked_and_next_comes_a_comparison(folders, tmp_path):
+    first = invoke("-r", folders[0], "-p", folders[1])
+    assert first.stdout.splitlines()[-1] == f"next: stu evaluate -r {folders[0]} -p {folders[1]} --report report"
+    outcome = invoke("-r", folders[0], "-p", folders[1], "--report", tmp_path / "report", "--lesions", "--no-surface")
+    assert outcome.exit_code == 0 and f"page: {tmp_path / 'report' / 'report.html'}" in outcome.stdout
+    assert "lesion F1" in outcome.stdout
+    assert outcome.stdout.splitlines()[-1] == f"next: stu compare {folders[1] / 'summary.json'} OTHER_RUN"
+
+
 def test_a_user_error_reaches_the_caller(folders):
     (folders[1] / "case_0.nii.gz").unlink()
     outcome = invoke("-r", folders[0], "-p", folders[1])

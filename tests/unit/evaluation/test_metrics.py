@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from stu_pipeline.evaluation.labels import Label
+from stu_pipeline.evaluation.lesions import LesionRule
 from stu_pipeline.evaluation.metrics import count_pairs, find_values, index_values, score_case, score_empty_label
 from stu_pipeline.evaluation.surface import score_surfaces
 
@@ -89,6 +90,9 @@ def test_an_absent_label_scores_like_one_that_was_looked_for():
     empty = np.zeros((4, 4, 4), dtype=np.uint8)
     assert str(score_empty_label(num_voxels=64, with_surface=True)) == str(score_one(empty, empty, tolerance_mm=1.0))
     assert str(score_empty_label(num_voxels=64, with_surface=False)) == str(score_one(empty, empty))
+    assert str(score_empty_label(num_voxels=64, with_surface=False, with_lesions=True)) == str(
+        score_one(empty, empty, lesion_rule=LesionRule())
+    )
 
 
 def test_volume_is_in_millilitres():
@@ -97,6 +101,35 @@ def test_volume_is_in_millilitres():
     (scores,) = score_case(reference, prediction, labels=[ONE], spacing_mm=(5.0, 2.0, 2.0))
     assert scores.volume_ref_ml == pytest.approx(64 * 20 / 1000)
     assert scores.volume_pred_ml == 0.0
+
+
+def test_the_volume_error_has_a_sign():
+    reference, prediction = make_pair()
+    prediction[4:6] = 0  # the half that overlaps
+    (scores,) = score_case(reference, prediction, labels=[ONE], spacing_mm=(5.0, 2.0, 2.0))
+    assert scores.volume_error_ml == pytest.approx(-32 * 20 / 1000)
+    assert scores.volume_error_relative == pytest.approx(-0.5)
+
+
+def test_the_volume_error_of_an_absent_label_is_no_number():
+    empty, full = np.zeros((4, 4, 4), dtype=np.uint8), np.ones((4, 4, 4), dtype=np.uint8)
+    both, invented, missed = (score_one(*maps) for maps in ((empty, empty), (empty, full), (full, empty)))
+    assert np.isnan([both.volume_error_ml, both.volume_error_relative]).all()
+    assert (invented.volume_error_ml, invented.volume_error_relative) == (pytest.approx(0.064), np.inf)
+    assert (missed.volume_error_ml, missed.volume_error_relative) == (pytest.approx(-0.064), -1.0)
+
+
+def test_lesions_are_scored_per_label_and_region_only_when_asked_for():
+    reference, prediction = make_pair()
+    assert score_one(reference, prediction).lesions is None
+    one, two, whole = score_case(
+        reference, prediction, labels=[ONE, TWO, WHOLE], spacing_mm=UNIT, lesion_rule=LesionRule()
+    )
+    assert [(s.lesions.tp, s.lesions.fp, s.lesions.fn) for s in (one, two, whole)] == [(1, 0, 0), (0, 1, 1), (1, 1, 1)]
+    (large,) = score_case(
+        reference, prediction, labels=[WHOLE], spacing_mm=UNIT, lesion_rule=LesionRule(min_size_mm3=2.0)
+    )
+    assert (large.lesions.tp, large.lesions.fp, large.lesions.fn) == (1, 0, 0)
 
 
 def test_cropping_does_not_change_the_surface_scores():
@@ -114,8 +147,15 @@ def test_a_flat_image_has_no_surface_across_its_slice():
     reference[0, 2:12, 2:12] = 1
     prediction[0, 2:12, 2:13] = 1
     scores = score_one(reference, prediction, tolerance_mm=0.0)
-    # 36 and 38 border voxels; the left column and the two rows are met on both sides.
-    assert scores.surface.nsd == pytest.approx((28 + 28) / (36 + 38))
+    # Outlines of 36 and 38 mm and four cut corners each. Apart are nine elements of the right side, and in the
+    # prediction its two corners too.
+    assert scores.surface.nsd == pytest.approx(1 - (9 + 9 + 2**0.5) / (36 + 38 + 4 * 2**0.5))
+
+
+def test_a_label_that_fills_the_image_is_found():
+    full = np.ones((4, 4, 4), dtype=np.uint8)
+    scores = score_one(full, full, tolerance_mm=0.0)
+    assert (scores.dice, scores.tn, scores.surface.nsd) == (1.0, 0, 1.0)
 
 
 def test_label_ids_up_to_65535_are_scored():
@@ -129,6 +169,7 @@ def test_values_are_found_without_sorting_the_voxels():
     label_map = np.array([[[0, 7, 7], [3, 0, 300]]], dtype=np.uint16)
     assert find_values(label_map).tolist() == [0, 3, 7, 300]
     assert find_values(np.zeros((2, 2, 2), dtype=np.uint8)).tolist() == [0]
+    assert find_values(np.full((2, 2, 2), 5, dtype=np.uint8)).tolist() == [5]
 
 
 def test_pairs_are_counted_across_slabs(monkeypatch):

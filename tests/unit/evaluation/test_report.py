@@ -99,6 +99,8 @@ def test_label_table_has_a_row_per_label_and_the_mean(table):
     assert built.rows[0][1] == "0.8413"
     assert built.rows[2][1] == "-"
     assert built.rows[-1][1:3] == ("0.4000", "0.3000 to 0.5000")
+    assert built.columns[-2:] == ("volume error ml", "n")
+    assert built.rows[0][-2] == f"{-(0 + 2 + 1) * 36 / 1000 / 3:+.3g}"
     if table.with_surface:
         assert built.columns[4:6] == ("HD95 mm", "NSD 1 mm")
         assert built.rows[1][4] == "- (3 infinite)"

@@ -7,6 +7,7 @@ import pytest
 from stu_pipeline.errors import DataError
 from stu_pipeline.evaluation.cases import CasePair
 from stu_pipeline.evaluation.labels import label_values
+from stu_pipeline.evaluation.lesions import LesionRule
 from stu_pipeline.evaluation.scoring import ScoringRules, score_pair, score_pairs
 from tests.synthetic import make_label_map, write_volume
 
@@ -34,6 +35,16 @@ def test_a_case_is_scored_from_its_files(tmp_path):
 def test_distances_are_in_millimetres_of_the_file(tmp_path):
     moved = np.roll(make_label_map((8, 10, 12)).astype(np.uint8), 1, axis=0)
     assert score_pair(write_pair(tmp_path, prediction=moved), ANY).scores["1"].surface.hd95_mm == pytest.approx(2.0)
+
+
+def test_lesions_are_sized_in_cubic_millimetres_of_the_file(tmp_path):
+    pair = write_pair(tmp_path)
+    (num_voxels,) = {scores.n_ref for key, scores in score_pair(pair, ANY).scores.items() if key == "1"}
+    for size, expected in ((2.0 * num_voxels, 1), (2.0 * num_voxels + 1, 0)):
+        rules = ScoringRules(labels=None, tolerance_mm=None, lesion_rule=LesionRule(min_size_mm3=size))
+        scored = score_pair(pair, rules)
+        assert scored.scores["1"].lesions.tp == expected
+        assert scored.find_scores("9", with_surface=False, with_lesions=True).lesions.tp == 0
 
 
 @pytest.mark.parametrize(

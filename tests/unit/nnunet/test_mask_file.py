@@ -11,9 +11,9 @@ import SimpleITK as sitk  # noqa: N813
 
 from stu_pipeline.datasets.cases import Case
 from stu_pipeline.errors import StorageError
-from stu_pipeline.nnunet.case import RawCase, read_raw_case
 from stu_pipeline.nnunet.mask_file import write_mask
 from stu_pipeline.nnunet.model import EngineModel
+from stu_pipeline.nnunet.raw_case import RawCase, read_raw_case
 from stu_pipeline.prediction.model_folder import open_model_folder
 from tests.model_folders import write_model_folder
 from tests.synthetic import write_volume

@@ -1,37 +1,47 @@
-"""What a member of an ensemble does when memory or numbers run out."""
+"""How models become one: logits averaged on a shared grid, probabilities on the image's, axes turned as needed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from stu_pipeline.datasets.cases import Case
-from stu_pipeline.errors import MemoryLimitError, ModelError, NonFiniteError
-from stu_pipeline.nnunet.case import RawCase, read_raw_case
-from stu_pipeline.prediction.ensemble import InferenceSettings, Member, require_same_labels
+from stu_pipeline.errors import ModelError
+from stu_pipeline.inference.slabs import Slab
+from stu_pipeline.prediction.ensemble import Ensemble, Prediction, Sinks, require_same_labels
+from stu_pipeline.prediction.group import Watch, group_folders
 from stu_pipeline.prediction.model_folder import ModelFolder, open_model_folder
+from stu_pipeline.prediction.networks import InferenceSettings
 from tests.model_folders import write_model_folder
 from tests.synthetic import make_image, make_label_map, write_volume
 
+CPU = InferenceSettings(device=torch.device("cpu"))
 
-class Picky(nn.Module):
-    """A network that fits the memory only with few tiles at a time, or overflows in 16 bit."""
 
-    def __init__(self, inner: nn.Module, *, max_tiles: int = 1000, overflows: bool = False) -> None:
-        super().__init__()
-        self.inner = inner
-        self.max_tiles = max_tiles
-        self.overflows = overflows
+class Keep:
+    """Collects all slabs of a case."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if len(x) > self.max_tiles:
-            raise torch.OutOfMemoryError("out of memory")
-        output = self.inner(x)
-        return output * float("inf") if self.overflows and torch.is_autocast_enabled("cpu") else output
+    def __init__(self) -> None:
+        self.parts: list[torch.Tensor] = []
+        self.axis = 0
+
+    def add(self, slab: Slab) -> None:
+        self.axis = slab.axis
+        self.parts.append(slab.scores.clone())
+
+    @property
+    def whole(self) -> torch.Tensor:
+        return torch.cat(self.parts, dim=1 + self.axis)
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    path = write_volume(tmp_path / "case.nii.gz", make_image(make_label_map((18, 20, 24))), spacing_mm=(2, 1, 1))
+    return Case(id="case", image_files=(path,))
 
 
 @pytest.fixture
@@ -39,49 +49,85 @@ def folder(tmp_path: Path) -> ModelFolder:
     return open_model_folder(write_model_folder(tmp_path, network="PlainConvUNet", mirror_axes=()))
 
 
-@pytest.fixture
-def raw(tmp_path: Path, folder: ModelFolder) -> RawCase:
-    path = write_volume(tmp_path / "case.nii.gz", make_image(make_label_map((18, 20, 24))), spacing_mm=(2, 1, 1))
-    return read_raw_case(folder.model, Case(id="case", image_files=(path,)))
+def open_model(results: Path, name: str, **changes: object) -> ModelFolder:
+    options = {"network": "PlainConvUNet", "mirror_axes": (), "plan_name": f"{name}Plans", **changes}
+    return open_model_folder(write_model_folder(results, **options))
 
 
-def predict(member: Member, raw: RawCase, warnings: list[str] | None = None) -> np.ndarray:
-    return member.predict_logits(raw, None, [] if warnings is None else warnings, lambda done, total: None)[0]
+def predict(
+    folders: Sequence[ModelFolder], case: Case, weights: Sequence[float] | None = None
+) -> tuple[Prediction, torch.Tensor, torch.Tensor]:
+    """Return the prediction, its logits on the first grid, and its probabilities on the image's."""
+    ensemble = Ensemble(folders, CPU, weights)
+    logits, probabilities = Keep(), Keep()
+    found = ensemble.predict(
+        ensemble.load(case), Watch(), lambda prepared, raw: Sinks(logits=(logits,), probabilities=(probabilities,))
+    )
+    return found, logits.whole, probabilities.whole
 
 
-def open_member(folder: ModelFolder, autocast: torch.dtype | None = None, *, may_repeat: bool = False) -> Member:
-    settings = InferenceSettings(device=torch.device("cpu"), autocast=autocast, may_repeat_in_fp32=may_repeat)
-    return Member(folder, settings)
+def test_models_on_one_grid_average_their_logits(tmp_path: Path, case: Case):
+    first, second = open_model(tmp_path, "a"), open_model(tmp_path, "b", seed=7, patch=(12, 20, 16))
+    assert group_folders([first, second]) == [[0, 1]]
+    alone = [predict([item], case)[1] for item in (first, second)]
+    together = predict([first, second], case, weights=(1, 3))[1]
+    torch.testing.assert_close(together, alone[0] / 4 + alone[1] * 3 / 4, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(alone[0], alone[1], atol=1e-2)
 
 
-def test_a_full_memory_steps_down_to_one_tile_with_the_same_result(folder: ModelFolder, raw: RawCase):
-    expected = predict(open_member(folder), raw)
-    member = open_member(folder)
-    member._network = Picky(member._network, max_tiles=1)
-    np.testing.assert_allclose(predict(member, raw), expected, atol=1e-4)
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 2, 0), (2, 1, 0)])
+def test_models_on_other_grids_average_their_probabilities_on_the_images(tmp_path: Path, case: Case, transpose):
+    spacing = [(2.0, 1.0, 1.0)[axis] for axis in transpose]
+    first = open_model(tmp_path, "a")
+    second = open_model(tmp_path, "b", seed=7, transpose=transpose, spacing_mm=[1.5 * step for step in spacing])
+    assert group_folders([first, second]) == [[0], [1]]
+    alone = []
+    for item in (first, second):
+        found, _, probabilities = predict([item], case)
+        backward = found.prepared.grid.transpose_backward
+        alone.append(probabilities.permute(0, *(1 + axis for axis in backward)))
+    found, _, together = predict([first, second], case, weights=(3, 1))
+    expected = alone[0] * 0.75 + alone[1] * 0.25
+    torch.testing.assert_close(together, expected, atol=1e-5, rtol=1e-5)
+    np.testing.assert_array_equal(found.mask, expected.argmax(dim=0).numpy())
 
 
-def test_too_little_memory_for_one_tile_says_what_did_not_fit(folder: ModelFolder, raw: RawCase):
-    member = open_member(folder)
-    member._network = Picky(member._network, max_tiles=0)
-    with pytest.raises(MemoryLimitError, match="3 outputs of 18x20x24 voxels"):
-        predict(member, raw)
+def test_a_flat_and_a_deep_model_are_one_ensemble(tmp_path: Path, case: Case):
+    deep = open_model(tmp_path, "a", spacing_mm=(2.0, 1.5, 1.5))
+    flat = open_model(tmp_path, "b", configuration="2d", patch=(16, 16), spacing_mm=(1.0, 1.0))
+    mask = predict([deep, flat], case)[0].mask
+    np.testing.assert_array_equal(mask, predict([flat, deep], case)[0].mask)
 
 
-def test_an_overflow_in_16_bit_is_computed_again_and_said(folder: ModelFolder, raw: RawCase):
-    expected = predict(open_member(folder), raw)
-    member = open_member(folder, torch.bfloat16, may_repeat=True)
-    member._network = Picky(member._network, overflows=True)
-    warnings: list[str] = []
-    np.testing.assert_allclose(predict(member, raw, warnings), expected, atol=1e-4)
-    assert warnings == ["fold 0: 16-bit numbers overflowed, computed again in float32"]
+def test_a_weight_of_nothing_is_a_model_left_out(tmp_path: Path, case: Case):
+    first, second = open_model(tmp_path, "a"), open_model(tmp_path, "b", seed=7)
+    alone, both = predict([second], case)[1], predict([first, second], case, weights=(0, 1))[1]
+    torch.testing.assert_close(both, alone)
 
 
-def test_an_overflow_in_the_precision_asked_for_is_an_error(folder: ModelFolder, raw: RawCase):
-    member = open_member(folder, torch.bfloat16)
-    member._network = Picky(member._network, overflows=True)
-    with pytest.raises(NonFiniteError, match=r"fold 0 .* computed numbers that are NaN or infinite"):
-        predict(member, raw)
+def test_scores_that_only_the_engine_resamples_take_the_dense_way(tmp_path: Path, case: Case):
+    changes = {
+        "resampling_fn_probabilities": "resample_torch_fornnunet",
+        "resampling_fn_probabilities_kwargs": {"is_seg": False, "force_separate_z": False},
+    }
+    folder = open_model(tmp_path, "a", spacing_mm=(2.0, 1.5, 1.5), **changes)
+    found = predict([folder], case)[0]
+    assert found.prepared.needs_engine_export
+    ours = predict([open_model(tmp_path, "b", spacing_mm=(2.0, 1.5, 1.5))], case)[0].mask
+    assert (found.mask == ours).mean() > 0.999
+
+
+def test_a_cascade_sees_the_mask_of_its_previous_stage(tmp_path: Path, case: Case):
+    write_model_folder(tmp_path, configuration="3d_lowres", spacing_mm=(2.0, 1.5, 1.5))
+    folder = open_model_folder(
+        write_model_folder(tmp_path, configuration="3d_cascade_fullres", previous_stage="3d_lowres")
+    )
+    ensemble = Ensemble([folder], CPU)
+    loaded = ensemble.load(case)
+    assert loaded.prepared == (None,)
+    found = ensemble.predict(loaded, Watch())
+    assert found.prepared.data.shape[0] == 3
+    assert set(np.unique(found.prepared.data[1:])) <= {0.0, 1.0}
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ def test_masks_are_named_after_their_images(tmp_path: Path):
     assert outputs.masks == {"a": tmp_path / "out" / "a.nii.gz", "b": tmp_path / "out" / "b.nrrd"}
     assert outputs.probabilities("a") == tmp_path / "out" / "a.npz"
     assert outputs.report == tmp_path / "out" / "predictions.json"
+    assert outputs.tables == (tmp_path / "out" / "predictions.csv", tmp_path / "out" / "predictions.md")
 
 
 def test_one_file_may_be_named(tmp_path: Path):
@@ -31,6 +32,26 @@ def test_one_file_may_be_named(tmp_path: Path):
     outputs = choose_outputs(tmp_path / "in" / "a_0000.nii.gz", tmp_path / "x.nii.gz", cases)
     assert outputs.masks == {"a": tmp_path / "x.nii.gz"}
     assert outputs.report is None
+
+
+def make_series(folder: Path) -> Case:
+    folder.mkdir()
+    for index in range(3):
+        (folder / f"{index}.dcm").touch()
+    return Case(id="scan", image_files=(folder,))
+
+
+def test_a_series_becomes_a_nifti_mask(tmp_path: Path):
+    case = make_series(tmp_path / "in")
+    outputs = choose_outputs(tmp_path / "in", tmp_path / "out", [case])
+    assert outputs.masks == {"scan": tmp_path / "out" / "scan.nii.gz"}
+    outputs = choose_outputs(tmp_path / "in", tmp_path / "mask.nii.gz", [case])
+    assert outputs.masks == {"scan": tmp_path / "mask.nii.gz"} and outputs.tables is None
+    with pytest.raises(UsageError, match=r"output ends in \.nrrd, the mask of a DICOM series in \.nii\.gz"):
+        choose_outputs(tmp_path / "in", tmp_path / "mask.nrrd", [case])
+    for output in ("in/mask.nii.gz", "in/out"):
+        with pytest.raises(UsageError, match="lies in the folder of an input"):
+            choose_outputs(tmp_path / "in", tmp_path / output, [case])
 
 
 @pytest.mark.parametrize(

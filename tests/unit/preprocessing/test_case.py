@@ -105,7 +105,7 @@ def test_too_little_memory_is_said_and_leaves_nothing(case, tmp_path, monkeypatc
     def fail(*_given, **_more):
         raise MemoryError
 
-    monkeypatch.setattr("stu_pipeline.preprocessing.prepare.resample_image", fail)
+    monkeypatch.setattr("stu_pipeline.preparation.prepare.resample_image", fail)
     with pytest.raises(MemoryLimitError, match="'case_000' does not fit the memory"):
         write_case(make_job(case, PLAN, LABELS, tmp_path))
 

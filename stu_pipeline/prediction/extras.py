@@ -1,0 +1,136 @@
+"""What is made of a case besides its mask: measures of quality, probabilities, files per label, DICOM SEG."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from stu_pipeline.datasets.cases import Case
+from stu_pipeline.datasets.dataset_fields import Label
+from stu_pipeline.errors import UsageError
+from stu_pipeline.inference.case_grid import Decision
+from stu_pipeline.nnunet.model import EngineModel
+from stu_pipeline.nnunet.prepared_case import PreparedCase
+from stu_pipeline.nnunet.raw_case import RawCase
+from stu_pipeline.prediction.config import PredictConfig
+from stu_pipeline.prediction.ensemble import Sinks
+from stu_pipeline.prediction.outputs import Outputs
+from stu_pipeline.prediction.quality.meter import QualityMeter
+from stu_pipeline.prediction.writing.dicom_seg import SegmentationSource, require_highdicom, write_dicom_seg
+from stu_pipeline.prediction.writing.label_files import write_label_files
+from stu_pipeline.prediction.writing.probability_files import ProbabilityTarget, ProbabilityWriter
+from stu_pipeline.prediction.writing.zarr_file import require_zarr
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtrasPlan:
+    """What is wanted of every case."""
+
+    config: PredictConfig
+    outputs: Outputs
+    model: EngineModel
+    """Names labels and regions."""
+    model_name: str
+    decision: Decision
+    has_quality: bool
+
+    @property
+    def labels(self) -> dict[str, Label]:
+        """Names and values as masks are written with."""
+        dataset = self.model.dataset
+        return dict(dataset.labels if dataset.label_ids is None else dataset.describe_original()["labels"])
+
+
+class CaseExtras:
+    """What one case makes besides its mask."""
+
+    def __init__(self, plan: ExtrasPlan, case: Case) -> None:
+        self._plan = plan
+        self._case = case
+        self._writer: ProbabilityWriter | None = None
+        self.meter: QualityMeter | None = None
+
+    def open(self, prepared: PreparedCase, raw: RawCase) -> Sinks:
+        """Say what is to be shown the slabs of a prepared case."""
+        plan = self._plan
+        if plan.has_quality:
+            z, y, x = prepared.spacing_mm
+            self.meter = QualityMeter(plan.decision, z * y * x / 1000)
+        if plan.config.probabilities != "none":
+            target = ProbabilityTarget(
+                path=plan.outputs.probabilities(self._case.id, plan.config.probabilities),
+                kind=plan.config.probabilities,
+                grid=raw.grid,
+                names=_name_outputs(plan.model),
+                is_regions=plan.decision.region_values is not None,
+                bits=plan.config.probability_bits,
+                properties=prepared.properties,
+            )
+            self._writer = ProbabilityWriter(target, prepared.grid)
+        return Sinks(
+            logits=() if self.meter is None else (self.meter,),
+            probabilities=() if self._writer is None else (self._writer,),
+        )
+
+    def write(self, mask: npt.NDArray[Any], raw: RawCase) -> tuple[Path, ...]:
+        """Complete everything for a mask `(z, y, x)` with the values it is written with; return what was written.
+
+        Raises:
+            StorageError: something cannot be written.
+            DataError: the series lacks what a DICOM SEG refers to.
+        """
+        plan = self._plan
+        written: list[Path] = []
+        if self._writer is not None:
+            with self._writer as writer:
+                written += writer.finish()
+        if plan.config.per_label_files:
+            folder = plan.outputs.label_folder(self._case.id)
+            write_label_files(mask, raw.grid, plan.labels, folder)
+            written.append(folder)
+        if plan.config.dicom_seg:
+            source = SegmentationSource(
+                series=self._case.image_files[0], grid=raw.grid, labels=plan.labels, model=plan.model_name
+            )
+            written.append(write_dicom_seg(mask, source, plan.outputs.dicom_seg(self._case.id)))
+        return tuple(written)
+
+    def discard(self) -> None:
+        """Remove what was begun for a case that failed."""
+        if self._writer is not None:
+            self._writer.__exit__(None, None, None)
+
+
+def require_extras(config: PredictConfig, cases: tuple[Case, ...]) -> None:
+    """Refuse what cannot be written, before anything is computed.
+
+    Raises:
+        UsageError: a package is missing, or the inputs are no DICOM series.
+    """
+    if config.probabilities == "zarr":
+        require_zarr()
+    if config.dicom_seg:
+        require_highdicom()
+        others = [case.id for case in cases if not case.is_dicom]
+        if others:
+            raise UsageError(
+                f"--dicom-seg needs DICOM series, {len(others)} of {len(cases)} cases are none: {others[0]}",
+                hint="leave it out, or give folders of slices with -i",
+            )
+
+
+def remove_label_folder(outputs: Outputs, case_id: str) -> None:
+    """Remove the label files of an earlier mask, so that none of another label stays."""
+    shutil.rmtree(outputs.label_folder(case_id), ignore_errors=True)
+
+
+def _name_outputs(model: EngineModel) -> tuple[str, ...]:
+    """Name the channels of the network's output, background included; regions in their order."""
+    names = [name for name in model.dataset.labels if name != "ignore"]
+    if model.region_values is not None:
+        names = [name for name in names if name != "background"]
+    return tuple(names[: model.num_outputs])

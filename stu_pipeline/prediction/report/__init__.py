@@ -1,0 +1,1 @@
+"""What is said about predicted cases: volumes, warnings, and tables."""

@@ -1,0 +1,85 @@
+"""An opened prediction: models checked, networks loaded once, cases run in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from stu_pipeline.datasets.cases import Case
+from stu_pipeline.log import Listener, Notice
+from stu_pipeline.prediction.case_runner import CaseRunner, Outcome
+from stu_pipeline.prediction.config import PredictConfig
+from stu_pipeline.prediction.device import choose_autocast, choose_device
+from stu_pipeline.prediction.ensemble import Ensemble, require_same_labels
+from stu_pipeline.prediction.finish import CaseFinisher
+from stu_pipeline.prediction.manifest import Manifest
+from stu_pipeline.prediction.model_folder import ModelFolder, open_model_folder
+from stu_pipeline.prediction.networks import InferenceSettings
+
+_DEFAULT_AHEAD = 1
+
+
+class Session:
+    """The models of a prediction.
+
+    Args:
+        config: which models, and how they run.
+        listen: is told which folds are used, and what is worth knowing about them.
+
+    Raises:
+        ModelError: a model folder cannot be used, or the models do not fit each other.
+        UsageError: the device is not there, or cannot compute in the precision asked for.
+    """
+
+    def __init__(self, config: PredictConfig, listen: Listener) -> None:
+        self.config = config
+        self.listen = listen
+        self.settings = choose_settings(config)
+        self.folders = _open_models(config, listen)
+        require_same_labels(self.folders)
+        self._ensemble: Ensemble | None = None
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The networks, loaded when they are first asked for."""
+        if self._ensemble is None:
+            self._ensemble = Ensemble(self.folders, self.settings, self.config.model_weights)
+        return self._ensemble
+
+    def run(self, cases: Sequence[Case], manifest: Manifest) -> Iterator[Outcome]:
+        """Predict cases and yield what became of each, in order.
+
+        Raises:
+            StorageError: an output could not be written.
+        """
+        finisher = CaseFinisher(self.config, self.ensemble, manifest)
+        for text in finisher.notices:
+            self.listen(Notice(text=text, is_warning=True))
+        ahead = _DEFAULT_AHEAD if self.config.num_workers is None else self.config.num_workers
+        yield from CaseRunner(self.ensemble, finisher, self.listen, num_ahead=ahead).run(cases)
+
+
+def choose_settings(config: PredictConfig) -> InferenceSettings:
+    """Return the device, the computing type and the options of the window.
+
+    Raises:
+        UsageError: the device is not there, or cannot compute in the precision asked for.
+    """
+    device = choose_device(config.device)
+    return InferenceSettings(
+        device=device,
+        autocast=choose_autocast(config.precision, device),
+        step=config.step,
+        tta=config.tta,
+        effort=config.effort,
+    )
+
+
+def _open_models(config: PredictConfig, listen: Listener) -> list[ModelFolder]:
+    folders = []
+    for path in config.models:
+        folder = open_model_folder(path, config.folds, config.checkpoint, configuration=config.configuration)
+        listen(Notice(text=f"model: {folder.summary}"))
+        for text in folder.notices:
+            listen(Notice(text=text, is_warning=True))
+        folders.append(folder)
+    return folders

@@ -1,0 +1,1 @@
+"""What may be written beside a mask: files per label, probabilities, DICOM segmentations."""
