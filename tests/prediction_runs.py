@@ -38,7 +38,8 @@ speaker.stdin.close()
 """
 _SERVER = training_runs._SERVER.replace(
     "import torch._dynamo, torch.utils.checkpoint",
-    "import torch._dynamo, stu_pipeline.prediction.predict, nnunetv2.preprocessing.preprocessors.default_preprocessor",
+    "import torch._dynamo, stu_pipeline.prediction.predict, stu_pipeline.prediction.session\n"
+    "import nnunetv2.preprocessing.preprocessors.default_preprocessor",
 )
 # Different in every run by their nature.
 _TIMES = ("seconds", "peak_memory_gib", "stamp", "forecast")

@@ -42,18 +42,12 @@ def calibrate_command(
         float | None,
         typer.Option(help="What every label of an accepted mask must reach (default: 0.1 below its usual Dice)."),
     ] = _DEFAULTS.accept_dice,
-    quality: Annotated[
-        bool, typer.Option("--quality/--no-quality", help="Learn what Dice to expect of a mask.")
-    ] = _DEFAULTS.quality,
-    postprocessing: Annotated[
-        bool, typer.Option("--postprocessing/--no-postprocessing", help="Learn how to clean up masks.")
-    ] = _DEFAULTS.postprocessing,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Learn from a model's cross-validation what Dice to expect of its masks, and how to clean them up.
+    """Learn from a model's cross-validation what Dice to expect of its masks.
 
     For example:
 
@@ -71,17 +65,12 @@ def calibrate_command(
         precision=precision,
         error_rate=error_rate,
         accept_dice=accept_dice,
-        quality=quality,
-        postprocessing=postprocessing,
     )
     from stu_pipeline import calibrate
 
     result = calibrate(config, listen=console.listen)
-    if result.quality is not None:
-        _show_quality(console, result.quality)
-    for file in (result.quality_file, result.postprocessing_file):
-        if file is not None:
-            console.show(f"written: {file}")
+    _show_quality(console, result.quality)
+    console.show(f"written: {result.quality_file}")
     console.finish(result, next_command=f"stu predict -i INPUT -o OUTPUT -m {config.model}")
 
 

@@ -54,7 +54,7 @@ def compare_command(
 
     stu compare small/summary.json large/summary.json
 
-    stu compare small_masks large_masks ensemble_masks --metric NSD -o comparison
+    stu compare masks_a masks_b masks_c --metric NSD -o comparison
     """
     console = open_console(json=json, verbose=verbose, quiet=quiet)
     config = CompareConfig(runs=tuple(runs), metric=metric, names=tuple(name or ()), common=common, output=output)

@@ -47,6 +47,8 @@ class EvaluateConfig:
         """Refuse values that make no sense."""
         if not (math.isfinite(self.tolerance_mm) and self.tolerance_mm >= 0):
             raise UsageError(f"tolerance must be a distance of at least 0 mm, got '{self.tolerance_mm}'")
+        if self.images is not None and self.report is None:
+            raise UsageError("images are shown in the report only, and none was asked for", hint="add --report FOLDER")
         if not 0 <= self.lesion_iou < 1:
             raise UsageError(f"the IoU of a found lesion must be at least 0 and below 1, got '{self.lesion_iou}'")
         if not (math.isfinite(self.lesion_size_mm3) and self.lesion_size_mm3 >= 0):

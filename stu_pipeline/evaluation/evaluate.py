@@ -55,6 +55,8 @@ def evaluate(config: EvaluateConfig, *, listen: Listener = ignore_events) -> Eva
     summary_path = _choose_summary_path(config)
     if config.report is not None:
         _require_elsewhere(config.report / "report.html", config, flag="--report FOLDER")
+    if config.images is not None and not config.images.exists():
+        raise DataError(f"images '{config.images.name}' not found", where=config.images.absolute().parent)
     _tell_left_out(match, listen)
     rules = ScoringRules(
         labels=declared,

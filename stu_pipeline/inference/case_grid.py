@@ -26,7 +26,7 @@ class CaseGrid:
     transpose_backward: tuple[int, int, int]
     """Turns the plan's axes into the image's: `full.transpose(transpose_backward)`."""
     separate_axis: int | None = None
-    """The axis along which scores are resampled with `separate_order`, the others with `order`; None: all with `order`."""
+    """The axis that is resampled with `separate_order`, the others with `order`; None: all with `order`."""
     order: int = LINEAR
     """Of the spline, 0, 1 or 3; the rule for pruning holds for 1."""
     separate_order: int = NEAREST

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-import time
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -24,7 +24,6 @@ _MAX_WORKERS = 8
 MIN_BF16_MAP_VOXELS = 8
 """Deepest feature map for which the forward pass in bfloat16 is trusted on the CPU: it was right and the same in every
 repeat at 8 voxels, with one thread and with two; at 2 voxels normalisation itself has too few numbers."""
-_START_S = 0.05
 _FLOAT_NORMS = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
     nn.GroupNorm, nn.LayerNorm,
@@ -134,10 +133,12 @@ def _start_pool(workers: int, threads_each: int) -> ThreadPoolExecutor:
     """Start threads that compute with few threads each; the caller's own number stays."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="network")
     before = torch.get_num_threads()
+    everyone = threading.Barrier(workers)
 
     def settle(_: int) -> None:
+        everyone.wait()  # so that no thread takes two of these
+        torch.get_num_threads()  # its first call in a thread would undo what is set before it
         torch.set_num_threads(threads_each)
-        time.sleep(_START_S)  # so that no thread takes two of these
 
     list(pool.map(settle, range(workers)))
     # The number is each thread's own, but the last one set is what later threads begin with.

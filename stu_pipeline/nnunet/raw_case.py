@@ -23,6 +23,8 @@ from stu_pipeline.nnunet.reader_properties import READERS as SAME_AXES_READERS
 from stu_pipeline.nnunet.reader_properties import make_reader_properties
 
 NUM_AXES = 3
+# Their voxels lie as ours do; the others turn axes while they read a file of their own kind.
+_DICOM_READERS = ("SimpleITKIO", "NibabelIO")
 # Statistics of the intensities need no more voxels than these.
 _SAMPLE_VOXELS = 1 << 22
 
@@ -65,6 +67,12 @@ def read_raw_case(model: EngineModel, case: Case) -> RawCase:
     if case.ending.lower() not in endings:
         raise DataError(
             f"'{case.image_files[0].name}' ends in {case.ending}, but the model reads {', '.join(endings)}",
+            where=case.image_files[0].parent,
+            hint=f"convert it to {model.dataset.file_ending}",
+        )
+    if case.is_dicom and model.reader_name not in _DICOM_READERS:
+        raise DataError(
+            f"case '{case.id}' is a DICOM series, which a model of reader '{model.reader_name}' cannot take",
             where=case.image_files[0].parent,
             hint=f"convert it to {model.dataset.file_ending}",
         )

@@ -40,6 +40,11 @@ def _describe_simpleitk(grid: Grid) -> dict[str, Any]:
 
 
 def _describe_nibabel(grid: Grid) -> dict[str, Any]:
+    if grid.path.is_dir():  # DICOM slices, which nibabel would not read
+        return {
+            "nibabel_stuff": {"original_affine": _build_affine(grid)},
+            "spacing": [float(step) for step in grid.spacing_mm],
+        }
     import nibabel
 
     image: Any = nibabel.load(grid.path)  # type: ignore[attr-defined, unused-ignore]
@@ -47,6 +52,15 @@ def _describe_nibabel(grid: Grid) -> dict[str, Any]:
         "nibabel_stuff": {"original_affine": np.array(image.affine, dtype=np.float64)},
         "spacing": [float(step) for step in image.header.get_zooms()[2::-1]],
     }
+
+
+def _build_affine(grid: Grid) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the affine `(4, 4)` as nibabel states it: x to the right, y to the front."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(grid.direction).reshape(3, 3) * np.array(grid.spacing_mm[::-1])
+    affine[:3, 3] = grid.origin
+    affine[:2] *= -1
+    return affine
 
 
 def _describe_tiff(grid: Grid) -> dict[str, Any]:

@@ -103,6 +103,15 @@ class Ensemble:
             self._previous.append(None if before is None else Ensemble([before], settings))
         self.model = self.groups[0].model
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What does not do what its option promises."""
+        if self.settings.effort != "elastic" or any(group.has_levels for group in self.groups):
+            return ()
+        return (
+            "elastic effort saves nothing: it needs models of different sizes with the same preprocessing and patch",
+        )
+
     def load(self, case: Case) -> LoadedCase:
         """Read and prepare a case; safe to call from another thread than `predict`.
 

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from stu_pipeline.datasets.cases import Case
 from stu_pipeline.datasets.dataset_fields import Label
-from stu_pipeline.errors import UsageError
 from stu_pipeline.inference.case_grid import Decision
 from stu_pipeline.nnunet.model import EngineModel
 from stu_pipeline.nnunet.prepared_case import PreparedCase
@@ -20,10 +19,9 @@ from stu_pipeline.prediction.config import PredictConfig
 from stu_pipeline.prediction.ensemble import Sinks
 from stu_pipeline.prediction.outputs import Outputs
 from stu_pipeline.prediction.quality.meter import QualityMeter
-from stu_pipeline.prediction.writing.dicom_seg import SegmentationSource, require_highdicom, write_dicom_seg
+from stu_pipeline.prediction.writing.dicom_seg import SegmentationSource, write_dicom_seg
 from stu_pipeline.prediction.writing.label_files import write_label_files
 from stu_pipeline.prediction.writing.probability_files import ProbabilityTarget, ProbabilityWriter
-from stu_pipeline.prediction.writing.zarr_file import require_zarr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,24 +101,6 @@ class CaseExtras:
         """Remove what was begun for a case that failed."""
         if self._writer is not None:
             self._writer.__exit__(None, None, None)
-
-
-def require_extras(config: PredictConfig, cases: tuple[Case, ...]) -> None:
-    """Refuse what cannot be written, before anything is computed.
-
-    Raises:
-        UsageError: a package is missing, or the inputs are no DICOM series.
-    """
-    if config.probabilities == "zarr":
-        require_zarr()
-    if config.dicom_seg:
-        require_highdicom()
-        others = [case.id for case in cases if not case.is_dicom]
-        if others:
-            raise UsageError(
-                f"--dicom-seg needs DICOM series, {len(others)} of {len(cases)} cases are none: {others[0]}",
-                hint="leave it out, or give folders of slices with -i",
-            )
 
 
 def remove_label_folder(outputs: Outputs, case_id: str) -> None:

@@ -154,10 +154,10 @@ def _hash_path(path: Path) -> str:
 
 
 def _list_files(path: Path) -> list[tuple[str, Path]]:
-    """List the files of a folder with their paths in it, sorted; a file alone is its own list."""
+    """List the files of a folder by name, those in sub-folders left out; a file alone is its own list."""
     if not path.is_dir():
         return [("", path)]
-    return sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+    return sorted((file.name, file) for file in path.iterdir() if file.is_file())
 
 
 def _list_statuses(path: Path) -> list[tuple[str, os.stat_result]]:

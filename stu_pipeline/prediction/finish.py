@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stu_pipeline.datasets.cases import Case
+from stu_pipeline.inference.window_statistics import WindowStatistics
 from stu_pipeline.nnunet.mask_file import write_mask
 from stu_pipeline.prediction.config import CaseReport, PredictConfig
 from stu_pipeline.prediction.ensemble import Ensemble, Mask, Prediction
@@ -24,6 +25,7 @@ from stu_pipeline.prediction.quality.document import Calibration, find_calibrati
 from stu_pipeline.prediction.quality.estimate import estimate_quality
 from stu_pipeline.prediction.report.case_facts import CaseFacts, ModelFacts, describe_case
 from stu_pipeline.prediction.report.training_data import describe_training_data, find_fingerprint
+from stu_pipeline.prediction.saving import collect_saving, describe_saving
 from stu_pipeline.records import describe
 
 # What the manifest knows better than a report that is not complete.
@@ -54,6 +56,8 @@ class CaseFinisher:
     def __init__(self, config: PredictConfig, ensemble: Ensemble, manifest: Manifest) -> None:
         first = ensemble.folders[0]
         self.model = first.model
+        self.saving = WindowStatistics()
+        """Of all cases so far."""
         self.manifest = manifest
         self._calibration, self.notices = _find_calibration(ensemble.folders, config.tta)
         self._facts = _describe_model(first)
@@ -78,13 +82,15 @@ class CaseFinisher:
         """
         prediction = item.prediction
         facts = self._measure(prediction, prediction.mask)
+        saving = collect_saving(prediction.watch.statistics)
+        self.saving.add(saving)
         report = CaseReport(
             case=item.case.id,
             status="done",
             output=self.manifest.outputs.masks[item.case.id],
             volumes_ml=facts.volumes_ml,
             warnings=facts.warnings,
-            notes=tuple(prediction.watch.notes),
+            notes=(*prediction.watch.notes, *describe_saving(saving)),
             forward_passes=prediction.watch.num_passes,
             peak_memory_gib=measure_peak_gib(),
             quality=self._estimate(item.extras),

@@ -88,6 +88,11 @@ class Group:
             )
             self.windows.append(Window(settings=window, networks=networks, weight=sum(weight for _, weight in members)))
 
+    @property
+    def has_levels(self) -> bool:
+        """Whether some networks may be left out on sure tiles."""
+        return any(len({network.level for network in window.networks}) > 1 for window in self.windows)
+
     def stream(self, prepared: PreparedCase, axis: int, watch: Watch) -> Iterator[Slab]:
         """Yield the averaged logits of a prepared case, slab by slab along a plan axis.
 

@@ -10,8 +10,8 @@ from stu_pipeline.datasets.laterality import Mirroring
 from stu_pipeline.inference.execution import prepare_network
 from stu_pipeline.inference.mirroring import list_mirrorings
 from stu_pipeline.inference.window_settings import EffortMode, TtaMode, WindowNetwork
-from stu_pipeline.nnunet.side_swap import find_model_swap
 from stu_pipeline.nnunet.model import build_network
+from stu_pipeline.nnunet.side_swap import find_model_swap
 from stu_pipeline.prediction.model_folder import FoldWeights, ModelFolder
 
 

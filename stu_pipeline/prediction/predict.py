@@ -17,6 +17,7 @@ from stu_pipeline.datasets.cases import Case, list_input_cases
 from stu_pipeline.errors import PartialError, StorageError, StuError, UsageError
 from stu_pipeline.log import Listener, Notice, Progress, ignore_events
 from stu_pipeline.prediction.config import CaseReport, PredictConfig, PredictResult
+from stu_pipeline.prediction.extras_check import require_extras
 from stu_pipeline.prediction.manifest import Manifest
 from stu_pipeline.prediction.model_identity import find_model_identity
 from stu_pipeline.prediction.model_json import read_model_dataset
@@ -77,6 +78,7 @@ class _Prediction:
         config = self.config
         dataset = read_model_dataset(config.models[0])
         cases = list_input_cases(config.input, dataset.num_channels, dataset.file_ending)
+        require_extras(config, cases)
         outputs = choose_outputs(config.input, config.output, cases)
         if config.dry_run or not _may_be_finished(outputs) or None in self.models:
             _ = self.session  # what is wrong with the models is said before anything is made

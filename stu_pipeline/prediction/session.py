@@ -14,6 +14,7 @@ from stu_pipeline.prediction.finish import CaseFinisher
 from stu_pipeline.prediction.manifest import Manifest
 from stu_pipeline.prediction.model_folder import ModelFolder, open_model_folder
 from stu_pipeline.prediction.networks import InferenceSettings
+from stu_pipeline.prediction.saving import describe_saving
 
 _DEFAULT_AHEAD = 1
 
@@ -43,6 +44,8 @@ class Session:
         """The networks, loaded when they are first asked for."""
         if self._ensemble is None:
             self._ensemble = Ensemble(self.folders, self.settings, self.config.model_weights)
+            for text in self._ensemble.notices:
+                self.listen(Notice(text=text, is_warning=True))
         return self._ensemble
 
     def run(self, cases: Sequence[Case], manifest: Manifest) -> Iterator[Outcome]:
@@ -56,6 +59,8 @@ class Session:
             self.listen(Notice(text=text, is_warning=True))
         ahead = _DEFAULT_AHEAD if self.config.num_workers is None else self.config.num_workers
         yield from CaseRunner(self.ensemble, finisher, self.listen, num_ahead=ahead).run(cases)
+        for text in describe_saving(finisher.saving) if len(cases) > 1 else ():
+            self.listen(Notice(text=f"all cases: {text}"))
 
 
 def choose_settings(config: PredictConfig) -> InferenceSettings:

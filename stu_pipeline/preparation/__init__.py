@@ -1,1 +1,1 @@
-"""What the network sees of a case: arrays transposed, cropped, normalised and resampled. Shared by preprocess and predict."""
+"""What the network sees of a case: transposed, cropped, normalised, resampled. Shared by preprocess and predict."""

@@ -28,10 +28,10 @@ from stu_pipeline.errors import DataError, MemoryLimitError
 from stu_pipeline.nnunet.preprocessor import case_files, prepare_with_engine
 from stu_pipeline.nnunet.reader_properties import make_reader_properties
 from stu_pipeline.plan_architecture import resolve_configuration
-from stu_pipeline.preprocessing.case_files import write_case_files
 from stu_pipeline.preparation.case_settings import find_engine_reasons, read_case_settings
-from stu_pipeline.preprocessing.class_locations import as_labels, list_location_keys, sample_class_locations
 from stu_pipeline.preparation.prepare import prepare_case
+from stu_pipeline.preprocessing.case_files import write_case_files
+from stu_pipeline.preprocessing.class_locations import as_labels, list_location_keys, sample_class_locations
 
 __all__ = ["CaseJob", "case_files", "estimate_case_memory_gib", "write_case"]
 

@@ -11,9 +11,9 @@ from stu_pipeline.datasets.cases import Case
 from stu_pipeline.datasets.reading import read_header
 from stu_pipeline.errors import DataError, MemoryLimitError, StorageError
 from stu_pipeline.planfile import ConfigurationPlan
+from stu_pipeline.preparation.target_grid import complete_target_spacing, compute_target_shape
 from stu_pipeline.preprocessed_size import forecast_preprocessed_gib
 from stu_pipeline.preprocessing.case import estimate_case_memory_gib
-from stu_pipeline.preparation.target_grid import complete_target_spacing, compute_target_shape
 from stu_pipeline.storage import measure_free_gib
 
 # Part of the free memory that workers may fill together; the rest is for the system and this process.

@@ -35,7 +35,7 @@ class Phase:
 
 PHASES = [
     Phase("first tile", "torch.nn.Module.__call__ 1", 0),
-    Phase("later tile", "torch.nn.Module.__call__ 200", 0),
+    Phase("later tile", "torch.nn.Module.__call__ 60", 0),
     Phase("mask is written", "os.fsync 2 .stu-tmp-case_*.nii.gz-*", 1),
     Phase("mask is announced", "os.fsync 3 .predictions.journal", 2),
     Phase("mask gets its name", "os.replace 3 case_*.nii.gz", 2),

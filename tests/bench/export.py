@@ -143,6 +143,7 @@ class Logits:
             for index in range(stop - start):
                 scores[:, index] += self.noise.roll((start + index) * 7, dims=2)
             yield Slab(start=start, axis=0, scores=scores)
+            del scores  # one slab at a time
 
 
 def measure_ours(network: tuple[int, int, int], image: tuple[int, int, int]) -> None:
@@ -158,6 +159,7 @@ def measure_ours(network: tuple[int, int, int], image: tuple[int, int, int]) -> 
     for slab in logits.list_slabs(SLAB_PLANES):
         with watch:
             exporter.add(slab)
+        del slab
     mask = exporter.finish()
     forecast = forecast_export_bytes(grid, decision, 0, SLAB_PLANES) / 2**20
     slab_mib = NUM_LABELS * SLAB_PLANES * volume((1, *network[1:])) * 4 / 2**20

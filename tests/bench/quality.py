@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--spoil", type=int, default=5, help="images to spoil, per way")
     arguments = parser.parse_args()
     dataset = arguments.dataset or arguments.model.absolute().parent.name
-    result = calibrate(CalibrateConfig(model=arguments.model, dataset=dataset, postprocessing=False))
+    result = calibrate(CalibrateConfig(model=arguments.model, dataset=dataset))
     print_unseen(result.quality)
     print_spoilt(arguments.model, dataset, arguments.spoil)
     print_many_labels()

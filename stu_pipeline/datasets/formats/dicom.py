@@ -1,7 +1,7 @@
 """A folder of DICOM slices as one volume: sorted, checked, in Hounsfield units or the scanner's own.
 
 Slices are read in a child process, so that a file that crashes the reader costs one case. DICOM has no checksum:
-cut files and missing slices are found, flipped bits in uncompressed voxels and slices missing at an end are not.
+cut files and missing slices are found, flipped bits in voxels and slices missing at an end are not.
 
 Reads: every DICOM file of a folder.
 """

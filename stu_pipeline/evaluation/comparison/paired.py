@@ -99,7 +99,8 @@ def find_signed_rank_p(advantages: Values) -> float | None:
     """Return the two-sided p-value of Wilcoxon's signed-rank test.
 
     Zeros are dropped (Wilcoxon's own way, `zero_method="wilcox"`): a case in which both runs score the same says
-    nothing about a direction. Exact for up to 50 cases without equal differences, normal approximation otherwise.
+    nothing about a direction. SciPy chooses: exact for up to 50 cases without equal differences (13 with), else the
+    normal approximation.
 
     Returns:
         None without any case, 1.0 when all differences are zero.

@@ -1,7 +1,7 @@
-"""Learn from a model's own cross-validation what to expect of its masks, and how to clean them up.
+"""Learn from a model's own cross-validation what to expect of its masks.
 
 Reads: the folds of a model folder, their validation scores, the training images.
-Writes: `quality.json`, `postprocessing.json` and `fold_N/quality_features.json` in the model folder.
+Writes: `quality.json` and `fold_N/quality_features.json` in the model folder.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Measured:
 def calibrate(config: CalibrateConfig, *, listen: Listener = ignore_events) -> CalibrateResult:
     """Predict the validation cases of every finished fold with that fold's own weights, and learn from their scores.
 
-    Folds that were measured before with the same weights and settings are not predicted again.
+    Cases that were measured before with the same weights and settings are not predicted again.
 
     Args:
         config: which model, and how it will be used.
@@ -59,23 +59,15 @@ def calibrate(config: CalibrateConfig, *, listen: Listener = ignore_events) -> C
     """
     start = time.monotonic()
     folds = _find_folds(config, listen)
-    quality: dict[str, Any] | None = None
-    rules: dict[str, Any] | None = None
-    skipped: tuple[str, ...] = ()
     with hold_lock(config.model / _LOCK_FILE, what="the model folder"):
-        if config.quality:
-            quality, skipped = _learn_quality(config, folds, listen)
-        if config.postprocessing:
-            rules = _learn_postprocessing(config, folds, listen)
+        quality, skipped = _learn_quality(config, folds, listen)
     return CalibrateResult(
         model=config.model,
         folds=tuple(fold.fold for fold in folds),
         num_cases=len({name for fold in folds for name in fold.scores}),
         skipped=skipped,
-        quality_file=config.model / QUALITY_FILE if quality is not None else None,
+        quality_file=config.model / QUALITY_FILE,
         quality=quality,
-        postprocessing_file=None,
-        postprocessing=rules,
         seconds=round(time.monotonic() - start, 3),
     )
 
@@ -172,10 +164,3 @@ def build_observations(
         for name, measured in features.get(fold.fold, {}).items()
         for label in labels
     ]
-
-
-def _learn_postprocessing(
-    config: CalibrateConfig, folds: Sequence[ValidatedFold], listen: Listener
-) -> dict[str, Any] | None:
-    """Learn how to clean up masks from the same validation cases."""
-    return None

@@ -28,10 +28,6 @@ class CalibrateConfig:
     """The share of new masks that may be worse than their bound, and of accepted ones that may be too bad."""
     accept_dice: float | None = None
     """What every label of an accepted mask must reach; None is 0.1 below what the label usually reaches."""
-    quality: bool = True
-    """Whether to learn what to expect of a mask."""
-    postprocessing: bool = True
-    """Whether to learn how to clean up masks."""
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
@@ -43,8 +39,6 @@ class CalibrateConfig:
             raise UsageError(f"error_rate must be above 0 and below 1, got '{self.error_rate}'")
         if self.accept_dice is not None and not 0 <= self.accept_dice <= 1:
             raise UsageError(f"accept_dice must be from 0 to 1, got '{self.accept_dice}'")
-        if not (self.quality or self.postprocessing):
-            raise UsageError("nothing to learn: both quality and post-processing are switched off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +50,7 @@ class CalibrateResult:
     num_cases: int
     skipped: tuple[str, ...]
     """One line per validation case that could not be used."""
-    quality_file: Path | None
-    quality: dict[str, Any] | None
-    """The evaluation in `quality.json`: `is_useful`, the gain, and the numbers per label."""
-    postprocessing_file: Path | None
-    postprocessing: dict[str, Any] | None
-    """The content of `postprocessing.json`."""
+    quality_file: Path
+    quality: dict[str, Any]
+    """The content of `quality.json`; under `evaluation`: `is_useful`, the gain, and the numbers per label."""
     seconds: float

@@ -1,4 +1,4 @@
-"""Measure every validation case with the fold that was not trained on it; finished folds are kept.
+"""Measure every validation case with the fold that was not trained on it; what was measured is kept.
 
 Reads: the training images. Writes: `fold_N/quality_features.json`.
 """
@@ -22,6 +22,8 @@ from stu_pipeline.workspace import fold_folder
 
 FEATURES_FILE = "quality_features.json"
 SCHEMA = 1
+# A kill loses no more than these.
+_CASES_PER_WRITE = 10
 # What concerns one case only. Anything else (a full disk, a wrong model) stops the run.
 _CASE_ERRORS = (DataError, NonFiniteError, MemoryLimitError)
 
@@ -48,19 +50,21 @@ def measure_fold(
     path = fold_folder(folder.path, item.fold) / FEATURES_FILE
     recipe = _describe_recipe(item.identity, settings)
     known = _read_features(path, recipe)
-    if set(cases) <= set(known):
+    found = {name: known[name] for name in cases if name in known}
+    missing = {name: case for name, case in cases.items() if name not in known}
+    if not missing:
         listen(Notice(text=f"fold {item.fold} was measured before"))
-        return {name: known[name] for name in cases}, []
+        return found, []
     meter = FoldMeter(folder, settings)
-    found: CaseFeatures = {}
     skipped: list[str] = []
-    for count, (name, case) in enumerate(cases.items(), start=1):
+    for count, (name, case) in enumerate(missing.items(), start=1):
         try:
             found[name], _ = meter.measure(case)
         except _CASE_ERRORS as error:
             skipped.append(f"{name}: {error}")
-        listen(Progress(step=f"fold {item.fold}", done=count, total=len(cases), item=name))
-    write_json(path, {"schema": SCHEMA, "recipe": recipe, "cases": _pack(found)})
+        if count == len(missing) or count % _CASES_PER_WRITE == 0:
+            write_json(path, {"schema": SCHEMA, "recipe": recipe, "cases": _pack(found)})
+        listen(Progress(step=f"fold {item.fold}", done=count, total=len(missing), item=name))
     return found, skipped
 
 

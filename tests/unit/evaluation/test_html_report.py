@@ -11,7 +11,7 @@ import imageio.v3
 import numpy as np
 import pytest
 
-from stu_pipeline.errors import UsageError
+from stu_pipeline.errors import DataError, UsageError
 from stu_pipeline.evaluation.cases import CasePair
 from stu_pipeline.evaluation.comparison.compare import CompareConfig, compare
 from stu_pipeline.evaluation.config import CaseResult
@@ -242,6 +242,15 @@ def test_a_missing_image_is_told(tmp_path):
     assert [event.text for event in events if isinstance(event, Notice)] == [
         f"no image of case 'case_000' in '{tmp_path / 'images'}': its picture has masks alone"
     ]
+
+
+def test_images_that_would_not_be_shown_are_refused_first(tmp_path):
+    folders = write_cases(tmp_path, 1)
+    with pytest.raises(UsageError, match="in the report only"):
+        run(folders | {"report": None}, images=tmp_path)
+    with pytest.raises(DataError, match="images 'nowhere' not found"):
+        run(folders, images=tmp_path / "nowhere")
+    assert not (tmp_path / "pred" / "summary.json").exists()
 
 
 def test_a_flat_picture_has_one_plane(tmp_path):

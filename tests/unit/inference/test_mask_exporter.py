@@ -106,6 +106,8 @@ def test_constant_scores_give_the_lowest_label_and_regions_above_zero(value):
 def test_tiny_positive_scores_of_regions_are_decided_by_the_reference():
     scores = np.random.default_rng(3).choice(np.float32([1e-45, 1e-38, -1e-45, 0]), (4, 5, 6, 7))
     check(scores, make_grid((5, 6, 7), (12, 11, 20)), REGIONS)
+    # Above 0 at all corners, and yet their mean rounds to 0 in places.
+    check(np.full((4, 5, 6, 7), 1e-45, dtype=np.float32), make_grid((5, 6, 7), (12, 11, 20)), REGIONS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -83,7 +83,7 @@ def set_workspace(patch: pytest.MonkeyPatch, root: Path) -> None:
 
 
 def configure(model: Path, **changes) -> CalibrateConfig:
-    return CalibrateConfig(model=model, **{"postprocessing": False, "tta": "none"} | changes)
+    return CalibrateConfig(model=model, **{"tta": "none"} | changes)
 
 
 def identify(model: Path) -> dict[str, str]:
@@ -129,6 +129,17 @@ def test_a_broken_image_costs_one_case(model: Path, tmp_path: Path):
     result = calibrate(configure(model))
     assert len(result.skipped) == 1 and result.skipped[0].startswith("case_003: ")
     assert result.quality["num_cases"] == NUM_CASES - 1
+
+
+def test_a_mended_image_is_the_only_one_measured_later(model: Path, tmp_path: Path):
+    images = tmp_path / "raw" / "Dataset901_Tiny" / "imagesTr"
+    good = (images / "case_003_0000.nii.gz").read_bytes()
+    (images / "case_003_0000.nii.gz").write_bytes(b"broken")
+    calibrate(configure(model))
+    for file in images.iterdir():
+        file.write_bytes(good if "case_003" in file.name else b"not needed any more")
+    result = calibrate(configure(model))
+    assert result.skipped == () and result.quality["num_cases"] == NUM_CASES
 
 
 def test_a_prediction_finds_the_calibration_of_its_checkpoints(calibrated: Path):
@@ -251,7 +262,6 @@ def test_keys_of_regions_are_read_as_nnunet_spells_them():
         {"accept_dice": 2},
         {"step": 0},
         {"tta": "much"},
-        {"quality": False, "postprocessing": False},
     ],
 )
 def test_configs_that_make_no_sense_are_refused(options: dict):
@@ -260,7 +270,7 @@ def test_configs_that_make_no_sense_are_refused(options: dict):
 
 
 def test_the_command_shows_the_table_and_the_next_step(model: Path, capsys: pytest.CaptureFixture[str]):
-    assert run(["calibrate", "-d", "901", "--scale", "S", "--tta", "none", "--no-postprocessing"]) == 0
+    assert run(["calibrate", "-d", "901", "--scale", "S", "--tta", "none"]) == 0
     output = capsys.readouterr().out
     assert "label1" in output and "not useful, predictions go without" in output
     assert output.splitlines()[-1] == f"next: stu predict -i INPUT -o OUTPUT -m {model}"

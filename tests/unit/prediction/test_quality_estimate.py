@@ -176,7 +176,7 @@ def test_a_label_with_few_cases_leans_on_the_others():
     full = fit_estimator(cases, LABELS).regression
     whole = full.labels["spleen"].offset - full.labels["liver"].offset
     assert whole == pytest.approx(USUAL["spleen"] - USUAL["liver"], abs=0.05)
-    assert 0.15 * whole > offsets["spleen"] - offsets["liver"] > 0.95 * whole  # both are negative
+    assert 0.15 * whole > offsets["spleen"] - offsets["liver"] > 0.7 * whole  # both are negative
 
 
 def test_too_few_bounds_leave_the_verdict_open():
