@@ -42,12 +42,21 @@ def calibrate_command(
         float | None,
         typer.Option(help="What every label of an accepted mask must reach (default: 0.1 below its usual Dice)."),
     ] = _DEFAULTS.accept_dice,
+    quality: Annotated[
+        bool, typer.Option("--quality/--no-quality", help="Learn what Dice to expect of a mask.")
+    ] = _DEFAULTS.quality,
+    postprocessing: Annotated[
+        bool, typer.Option("--postprocessing/--no-postprocessing", help="Learn how to clean up masks.")
+    ] = _DEFAULTS.postprocessing,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Processes that read masks; 0: only the main one.")
+    ] = _DEFAULTS.num_workers,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Learn from a model's cross-validation what Dice to expect of its masks.
+    """Learn from a model's cross-validation what Dice to expect of its masks, and how to clean them up.
 
     For example:
 
@@ -65,12 +74,21 @@ def calibrate_command(
         precision=precision,
         error_rate=error_rate,
         accept_dice=accept_dice,
+        quality=quality,
+        postprocessing=postprocessing,
+        num_workers=workers,
     )
     from stu_pipeline import calibrate
 
     result = calibrate(config, listen=console.listen)
-    _show_quality(console, result.quality)
-    console.show(f"written: {result.quality_file}")
+    if result.quality is not None:
+        _show_quality(console, result.quality)
+    if result.postprocessing is not None:
+        kept = [str(rule["label"]) for rule in result.postprocessing["rules"]]
+        console.show(f"cleans up: {', '.join(kept) or 'nothing, it does not help'}")
+    for file in (result.quality_file, result.postprocessing_file):
+        if file is not None:
+            console.show(f"written: {file}")
     console.finish(result, next_command=f"stu predict -i INPUT -o OUTPUT -m {config.model}")
 
 

@@ -64,7 +64,8 @@ def _check_installation() -> list[MachineCheck]:
 def _check_devices() -> list[MachineCheck]:
     import torch
 
-    from stu_pipeline.nnunet.session import choose_precision, cpu_computes_bf16
+    from stu_pipeline.inference.execution import cpu_computes_bf16
+    from stu_pipeline.nnunet.session import choose_precision
 
     findings = []
     for index in range(torch.cuda.device_count()):

@@ -31,6 +31,21 @@ class CaseGrid:
     """Of the spline, 0, 1 or 3; the rule for pruning holds for 1."""
     separate_order: int = NEAREST
 
+    @property
+    def image_shape(self) -> Shape:
+        """Voxels of the whole image in its own axes."""
+        z, y, x = (self.full_shape[axis] for axis in self.transpose_backward)
+        return z, y, x
+
+    def find_plan_axis(self, image_axis: int) -> int:
+        """Return the plan's axis that is an axis of the image."""
+        return self.transpose_backward[image_axis]
+
+    def order_axes_as(self, other: CaseGrid) -> tuple[int, int, int]:
+        """Return the order in which this plan's axes are those of another plan for the same image."""
+        first, second, third = (self.transpose_backward[other.transpose_backward.index(axis)] for axis in range(3))
+        return first, second, third
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:

@@ -46,6 +46,8 @@ class WindowForecast:
     """On the results' device, exact: see `count_ring_bytes`."""
     group_bytes: int
     """On the computing device: tiles, the sums of their logits, the input and output of one pass."""
+    pass_bytes: int
+    """The part of them that one pass holds, and leaves before the tiles are added to the ring."""
 
 
 def forecast_window_bytes(
@@ -76,11 +78,13 @@ def forecast_window_bytes(
     tiles = min(count_group_tiles(plan, copies), grid.num_tiles)
     copies = min(copies, tiles * max(len(network.mirrorings) for network in networks))
     per_tile = num_channels + len(plan.slot_weights) * settings.num_outputs
-    per_copy = num_channels + 2 * settings.num_outputs
+    # A mirrored output is turned back into a copy.
+    per_copy = num_channels + (2 if plan.max_copies > 1 else 1) * settings.num_outputs
     voxels = math.prod(settings.patch_voxels)
     return WindowForecast(
         ring_bytes=count_ring_bytes(grid, settings.num_outputs),
         group_bytes=_FLOAT_BYTES * voxels * (tiles * per_tile + copies * per_copy),
+        pass_bytes=_FLOAT_BYTES * voxels * copies * per_copy,
     )
 
 

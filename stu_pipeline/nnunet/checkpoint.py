@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import math
 import pickle
 import struct
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 from stu_pipeline.errors import ModelError, NonFiniteError
+from stu_pipeline.nnunet.checkpoint_identity import explain_damage, open_archive
 from stu_pipeline.storage import write_atomically
 
 REQUIRED_KEYS = ("network_weights", "init_args", "trainer_name")
@@ -102,23 +102,6 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any], *, num_kept: int
     write_atomically(path, write, num_kept=num_kept)
 
 
-def identify_checkpoint(path: Path) -> str:
-    """Return a SHA-256 over the archive's list of names, sizes and checksums.
-
-    It changes with the content, and costs milliseconds for a file of any size.
-
-    Raises:
-        ModelError: missing, cut or not a checkpoint.
-    """
-    digest = hashlib.sha256()
-    with _open_archive(path) as archive:
-        for entry in sorted(archive.infolist(), key=lambda item: item.filename):
-            # The first folder is the file's own name; the rest names the content.
-            name = entry.filename.partition("/")[2]
-            digest.update(f"{name}\0{entry.file_size}\0{entry.CRC}\n".encode())
-    return digest.hexdigest()
-
-
 def require_finite_weights(weights: Mapping[str, torch.Tensor], where: Path | None = None) -> None:
     """Refuse weights with NaN or infinite values. Whole-number tensors and empty ones pass.
 
@@ -159,36 +142,19 @@ def _list_allowed_globals() -> list[Any]:
 
 
 def _verify_archive(path: Path) -> None:
-    with _open_archive(path) as archive:
+    with open_archive(path) as archive:
         names = archive.namelist()
         if len(set(names)) != len(names):
-            raise _damaged(path, "it lists a name twice")
+            raise explain_damage(path, "it lists a name twice")
         try:
             for entry in archive.infolist():
                 if entry.compress_type != zipfile.ZIP_STORED:
-                    raise _damaged(path, "it is compressed, which torch never does")
+                    raise explain_damage(path, "it is compressed, which torch never does")
                 with archive.open(entry) as stream:
                     while stream.read(_BLOCK):
                         pass
         except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-            raise _damaged(path, str(error)) from error
-
-
-def _open_archive(path: Path) -> zipfile.ZipFile:
-    if not path.is_file():
-        raise ModelError(f"checkpoint '{path.name}' not found", where=path.parent)
-    try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, struct.error) as error:
-        raise _damaged(path, str(error)) from error
-
-
-def _damaged(path: Path, reason: str) -> ModelError:
-    return ModelError(
-        f"'{path.name}' is damaged or not a checkpoint: {reason}",
-        where=path.parent,
-        hint="copy the file again, or use another checkpoint",
-    )
+            raise explain_damage(path, str(error)) from error
 
 
 def _refuse(path: Path, error: BaseException) -> ModelError:
@@ -198,4 +164,4 @@ def _refuse(path: Path, error: BaseException) -> ModelError:
         problem = f"'{path.name}' holds more than weights and plain values, so it is refused"
         return ModelError(problem, where=path.parent, details=(reason.strip()[:200],) if reason else ())
     first = (str(error).splitlines() or [type(error).__name__])[0]
-    return _damaged(path, first[:200])
+    return explain_damage(path, first[:200])

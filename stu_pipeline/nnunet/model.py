@@ -6,6 +6,7 @@ The network is never looked up by the trainer's name, and only names on closed l
 from __future__ import annotations
 
 import copy
+import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -72,6 +73,18 @@ class EngineModel:
     def num_outputs(self) -> int:
         """Labels with background, or regions."""
         return int(self.labels.num_segmentation_heads)
+
+    @property
+    def deepest_map_voxels(self) -> int | None:
+        """Voxels of the smallest feature map of a tile; None where the plan does not say its strides."""
+        architecture = self.configuration.configuration.get("architecture") or {}
+        strides = (architecture.get("arch_kwargs") or {}).get("strides")
+        if not strides:
+            return None
+        steps = [[step] * len(self.patch_voxels) if isinstance(step, int) else step for step in strides]
+        return math.prod(
+            max(1, size // math.prod(int(step[axis]) for step in steps)) for axis, size in enumerate(self.patch_voxels)
+        )
 
     @property
     def region_values(self) -> tuple[int, ...] | None:

@@ -55,7 +55,7 @@ def prepare_raw_case(
         MemoryLimitError: it does not fit the memory.
     """
     _require_voxels_left(model, raw)
-    if _needs_engine(model):
+    if uses_engine(model):
         return _prepare_with_engine(model, raw, previous_mask)
     settings = read_case_settings(model.plans.plans, model.configuration_name)
     array = raw.array if may_use_memory else raw.array.copy()
@@ -88,7 +88,8 @@ def describe_preparation(model: EngineModel) -> dict[str, Any]:
     }
 
 
-def _needs_engine(model: EngineModel) -> bool:
+def uses_engine(model: EngineModel) -> bool:
+    """Tell whether cases of a plan are prepared by nnU-Net's own code."""
     try:
         return bool(find_engine_reasons(model.plans.plans, model.configuration_name))
     except KeyError:  # a plan of an older form: nnU-Net fills in what it lacks

@@ -91,6 +91,14 @@ def read_raw_case(model: EngineModel, case: Case) -> RawCase:
     return _make_raw_case(case, array, properties, verified.grid)
 
 
+def choose_sample_step(num_voxels: int) -> int:
+    """Choose the step along each axis with which few enough voxels are kept of an image."""
+    step = 1
+    while num_voxels > _SAMPLE_VOXELS * step**NUM_AXES:
+        step += 1
+    return step
+
+
 @contextlib.contextmanager
 def engine_errors(case: Case) -> Iterator[None]:
     """Turn what nnU-Net raises on one case into our errors."""
@@ -127,9 +135,7 @@ def _read_reoriented(model: EngineModel, case: Case, grid: Grid) -> RawCase:
 
 
 def _make_raw_case(case: Case, array: npt.NDArray[np.float32], properties: dict[str, Any], grid: Grid) -> RawCase:
-    step = 1
-    while array[0].size > _SAMPLE_VOXELS * step**NUM_AXES:
-        step += 1
+    step = choose_sample_step(array[0].size)
     # A copy: preparing may use the array's memory.
     sample = array[:, ::step, ::step, ::step].copy()
     return RawCase(case=case, array=array, properties=properties, grid=grid, sample=sample, sample_step=step)

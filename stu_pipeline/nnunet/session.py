@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from stu_pipeline.errors import ModelError, UsageError
+from stu_pipeline.inference.execution import cpu_computes_bf16
 from stu_pipeline.log import Listener
 from stu_pipeline.nnunet.settings import TrainerSettings
 from stu_pipeline.nnunet.trainer import nnUNetTrainer
@@ -58,12 +59,6 @@ def choose_precision(wanted: str, device: torch.device, *, smallest_map_voxels: 
     if wanted == "bf16" and device.type == "mps":
         raise UsageError("bf16 is not offered on MPS", hint="use --precision fp32")
     return wanted
-
-
-def cpu_computes_bf16() -> bool:
-    """Tell whether the CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX); emulation would be slower."""
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, name)()) for name in checks if hasattr(torch.cpu, name))
 
 
 def seed_everything(seed: int, *, deterministic: bool) -> None:

@@ -70,7 +70,8 @@ def predict_share(share: Share, *, device: str) -> list[Outcome]:
     """Predict the cases of one share; the networks stay loaded for the next one."""
     session = _SESSIONS.get(device)
     if session is None:
-        session = _SESSIONS[device] = Session(replace(share.config, device=device, gpus=None), ignore_events)
+        # `gpus` stays: every process gets its part of the RAM.
+        session = _SESSIONS[device] = Session(replace(share.config, device=device), ignore_events)
     return list(session.run(share.cases, Manifest(share.outputs, share.recipe)))
 
 

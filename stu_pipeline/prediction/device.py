@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from stu_pipeline.errors import UsageError
-from stu_pipeline.inference.execution import MIN_BF16_MAP_VOXELS, cpu_computes_bf16
+from stu_pipeline.inference.execution import cpu_computes_bf16
 
 
 def choose_device(name: str) -> torch.device:
@@ -25,9 +25,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_autocast(
-    precision: str, device: torch.device, *, smallest_map_voxels: int | None = None
-) -> torch.dtype | None:
+def choose_autocast(precision: str, device: torch.device) -> torch.dtype | None:
     """Return the computing type of a `--precision` value; None is float32.
 
     `auto` is float16 on a GPU, as nnU-Net's; bfloat16 on a CPU that multiplies it in hardware; float32 elsewhere.
@@ -35,7 +33,6 @@ def choose_autocast(
     Args:
         precision: `auto`, `bf16`, `fp16` or `fp32`.
         device: where the network runs.
-        smallest_map_voxels: size of the deepest feature map, if known; a CPU takes float32 for fewer than 8 voxels.
 
     Raises:
         UsageError: float16 on a device that is not a GPU.
@@ -43,8 +40,7 @@ def choose_autocast(
     if precision == "auto":
         if device.type == "cuda":
             return torch.float16
-        is_safe = smallest_map_voxels is None or smallest_map_voxels >= MIN_BF16_MAP_VOXELS
-        return torch.bfloat16 if device.type == "cpu" and is_safe and cpu_computes_bf16() else None
+        return torch.bfloat16 if device.type == "cpu" and cpu_computes_bf16() else None
     if precision == "fp16" and device.type != "cuda":
         raise UsageError(f"precision 'fp16' needs a GPU, the device is '{device.type}'", hint="--precision bf16")
     return {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]

@@ -27,6 +27,7 @@ from stu_pipeline.nnunet.raw_case import RawCase, read_raw_case
 from stu_pipeline.prediction.group import Group, Watch, group_folders
 from stu_pipeline.prediction.model_folder import ModelFolder
 from stu_pipeline.prediction.networks import InferenceSettings
+from stu_pipeline.prediction.same_labels import require_same_labels
 
 Mask = npt.NDArray[Any]
 # Dense slabs (probabilities, ensembles over several grids) hold so many planes of every label.
@@ -93,14 +94,14 @@ class Ensemble:
         shares = [1.0] * len(folders) if weights is None else list(weights)
         shares = [share / sum(shares) for share in shares]
         self.groups: list[Group] = []
-        self._previous: list[Ensemble | None] = []
+        self.previous: list[Ensemble | None] = []
         for members in group_folders(folders):
             chosen = [folders[index] for index in members if shares[index] > 0]
             if not chosen:
                 continue
             self.groups.append(Group(chosen, [shares[index] for index in members if shares[index] > 0], settings))
             before = chosen[0].previous
-            self._previous.append(None if before is None else Ensemble([before], settings))
+            self.previous.append(None if before is None else Ensemble([before], settings))
         self.model = self.groups[0].model
 
     @property
@@ -124,10 +125,10 @@ class Ensemble:
             name = group.model.reader_name
             if name not in raws:
                 raws[name] = read_raw_case(group.model, case)
-        keeps_voxels = any(previous is not None for previous in self._previous)
+        keeps_voxels = any(previous is not None for previous in self.previous)
         prepared: list[PreparedCase | None] = []
         for index, group in enumerate(self.groups):
-            if self._previous[index] is not None:
+            if self.previous[index] is not None:
                 prepared.append(None)
                 continue
             # The last one to need the voxels may work in their memory.
@@ -162,7 +163,7 @@ class Ensemble:
         _require_one_image(loaded.case, prepared)
         raw = loaded.raws[self.model.reader_name]
         sinks = open_sinks(prepared[0], raw)
-        axes = self._choose_axes(prepared)
+        axes = self.choose_axes([item.grid for item in prepared])
         streams = [
             _tee(group.stream(item, axis, watch), sinks.logits if index == 0 else ())
             for index, (group, item, axis) in enumerate(zip(self.groups, prepared, axes, strict=True))
@@ -175,7 +176,7 @@ class Ensemble:
 
     def _prepare(self, index: int, loaded: LoadedCase, watch: Watch) -> PreparedCase:
         found = loaded.prepared[index]
-        previous = self._previous[index]
+        previous = self.previous[index]
         if found is not None or previous is None:
             if found is None:
                 raise ModelError(f"case '{loaded.case.id}' was not prepared")
@@ -185,17 +186,17 @@ class Ensemble:
         before = LoadedCase(case=loaded.case, raws=loaded.raws, prepared=(prepare_raw_case(previous.model, raw),))
         return prepare_raw_case(group.model, raw, previous.predict(before, watch).mask)
 
-    def _choose_axes(self, prepared: Sequence[PreparedCase]) -> list[int]:
+    def choose_axes(self, grids: Sequence[CaseGrid]) -> list[int]:
         """Choose the walk axis of every group: one axis of the image, the one that takes the least memory."""
 
         def sum_bytes(image_axis: int) -> int:
             return sum(
-                group.forecast(item.grid.network_shape, _plan_axis(item.grid, image_axis)).ring_bytes
-                for group, item in zip(self.groups, prepared, strict=True)
+                group.forecast(grid.network_shape, grid.find_plan_axis(image_axis)).ring_bytes
+                for group, grid in zip(self.groups, grids, strict=True)
             )
 
         chosen = min(range(3), key=lambda axis: (sum_bytes(axis), axis))
-        return [_plan_axis(item.grid, chosen) for item in prepared]
+        return [grid.find_plan_axis(chosen) for grid in grids]
 
     def _export(self, slabs: Iterator[Slab], grid: CaseGrid, axis: int, sinks: Sinks) -> Mask:
         decision = self.groups[0].decision
@@ -227,7 +228,7 @@ class Ensemble:
         self, group: Group, slabs: Iterator[Slab], item: PreparedCase, axis: int, first: CaseGrid
     ) -> Iterator[Slab]:
         """Yield probabilities of one group on the cropped image's grid, in the axes of another grid."""
-        order = _axes_between(item.grid, first)
+        order = item.grid.order_axes_as(first)
         if item.needs_engine_export:
             parts = _resample_whole(group, slabs, item, axis)
         else:
@@ -235,36 +236,6 @@ class Ensemble:
         for part in parts:
             scores = to_probabilities(part, group.decision).scores.permute(0, *(1 + axis for axis in order))
             yield Slab(start=part.start, axis=order.index(axis), scores=scores)
-
-
-def require_same_labels(folders: Sequence[ModelFolder]) -> None:
-    """Refuse models that do not speak of the same labels, regions and channels.
-
-    Raises:
-        ModelError: the differences are in `details`.
-    """
-    first = folders[0].model.dataset
-    problems = []
-    for folder in folders[1:]:
-        other = folder.model.dataset
-        for name in sorted({*first.labels, *other.labels}):
-            a, b = first.labels.get(name, "absent"), other.labels.get(name, "absent")
-            if a != b:
-                problems.append(f"label '{name}' is {a} in '{folders[0].path.name}' and {b} in '{folder.path.name}'")
-        if first.has_regions and list(first.labels) != list(other.labels):
-            problems.append(f"regions are listed in another order in '{folder.path.name}'")
-        if first.regions_class_order != other.regions_class_order:
-            problems.append(f"regions_class_order differs: {first.regions_class_order}, {other.regions_class_order}")
-        if first.label_ids != other.label_ids:
-            problems.append(f"masks of '{folder.path.name}' are written with other label ids")
-        if first.num_channels != other.num_channels:
-            problems.append(f"channels differ: {first.num_channels}, {other.num_channels}")
-    if problems:
-        raise ModelError(
-            "models cannot be one ensemble, they have different labels",
-            where=folders[-1].path,
-            details=tuple(problems),
-        )
 
 
 def _tee(slabs: Iterator[Slab], sinks: Sequence[SlabSink]) -> Iterator[Slab]:
@@ -288,19 +259,6 @@ def _resample_whole(group: Group, slabs: Iterator[Slab], item: PreparedCase, axi
 
 
 def _require_one_image(case: Case, prepared: Sequence[PreparedCase]) -> None:
-    shapes = {tuple(_image_shape(item.grid)) for item in prepared}
+    shapes = {item.grid.image_shape for item in prepared}
     if len(shapes) > 1:
         raise ModelError(f"models see case '{case.id}' on different grids: {', '.join(map(str, sorted(shapes)))}")
-
-
-def _image_shape(grid: CaseGrid) -> list[int]:
-    return [grid.full_shape[axis] for axis in grid.transpose_backward]
-
-
-def _plan_axis(grid: CaseGrid, image_axis: int) -> int:
-    return grid.transpose_backward[image_axis]
-
-
-def _axes_between(source: CaseGrid, target: CaseGrid) -> list[int]:
-    """Return the order of axes that turns an array in one plan's axes into those of another."""
-    return [source.transpose_backward[target.transpose_backward.index(axis)] for axis in range(3)]

@@ -31,7 +31,7 @@ _SETTLED_ELSEWHERE_NS = 24 * 3600 * 10**9
 
 @dataclass(frozen=True, slots=True)
 class FileMark:
-    """What identifies the content of a file, or of a folder with all that is in it."""
+    """What identifies the content of a file, or of a folder with the files directly in it."""
 
     sha256: str
     stamp: str | None = None
@@ -131,7 +131,7 @@ def check_path(path: Path, mark: FileMark, clock: FileClock | None, *, is_thorou
 
 
 def mark_path(path: Path, clock: FileClock | None = None) -> FileMark:
-    """Mark a file by its SHA-256, or a folder by a hash over the names and hashes of all files in it.
+    """Mark a file by its SHA-256, or a folder by a hash over the names and hashes of the files directly in it.
 
     Raises:
         DataError: it is missing or cannot be read.

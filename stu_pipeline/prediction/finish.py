@@ -21,6 +21,7 @@ from stu_pipeline.prediction.extras import CaseExtras, ExtrasPlan, remove_label_
 from stu_pipeline.prediction.file_marks import FileMark
 from stu_pipeline.prediction.manifest import Manifest
 from stu_pipeline.prediction.model_folder import ModelFolder
+from stu_pipeline.prediction.postprocessing.rules import PostprocessingRules, apply_rules, choose_spacing, find_rules
 from stu_pipeline.prediction.quality.document import Calibration, find_calibration
 from stu_pipeline.prediction.quality.estimate import estimate_quality
 from stu_pipeline.prediction.report.case_facts import CaseFacts, ModelFacts, describe_case
@@ -59,7 +60,9 @@ class CaseFinisher:
         self.saving = WindowStatistics()
         """Of all cases so far."""
         self.manifest = manifest
-        self._calibration, self.notices = _find_calibration(ensemble.folders, config.tta)
+        self._calibration, about_quality = _find_calibration(ensemble.folders, config.tta)
+        self._rules, about_rules = _find_rules(config, ensemble.folders)
+        self.notices = (*about_quality, *about_rules)
         self._facts = _describe_model(first)
         self._extras = ExtrasPlan(
             config=config,
@@ -81,7 +84,8 @@ class CaseFinisher:
             StorageError: the mask, or something beside it, could not be written.
         """
         prediction = item.prediction
-        facts = self._measure(prediction, prediction.mask)
+        mask, changes = self._clean(prediction)
+        facts = self._measure(prediction, mask)
         saving = collect_saving(prediction.watch.statistics)
         self.saving.add(saving)
         report = CaseReport(
@@ -90,12 +94,12 @@ class CaseFinisher:
             output=self.manifest.outputs.masks[item.case.id],
             volumes_ml=facts.volumes_ml,
             warnings=facts.warnings,
-            notes=(*prediction.watch.notes, *describe_saving(saving)),
+            notes=(*prediction.watch.notes, *describe_saving(saving), *changes),
             forward_passes=prediction.watch.num_passes,
             peak_memory_gib=measure_peak_gib(),
             quality=self._estimate(item.extras),
         )
-        return self._write(item, prediction.mask, report)
+        return self._write(item, mask, report)
 
     def _write(self, item: Finishing, mask: Mask, report: CaseReport) -> CaseReport:
         ids = self.model.dataset.label_ids
@@ -116,6 +120,13 @@ class CaseFinisher:
             before_commit=announce,
         )
         return replace(report, outputs=self.manifest.list_outputs(item.case.id))
+
+    def _clean(self, prediction: Prediction) -> tuple[Mask, tuple[str, ...]]:
+        """Apply what was learned from the cross-validation; say what it changed."""
+        if self._rules is None:
+            return prediction.mask, ()
+        mask, changes = apply_rules(prediction.mask, self._rules, choose_spacing(prediction.raw.grid))
+        return mask, tuple(str(change) for change in changes)
 
     def _measure(self, prediction: Prediction, mask: Mask) -> CaseFacts:
         grid = prediction.prepared.grid
@@ -154,6 +165,17 @@ def _find_calibration(folders: tuple[ModelFolder, ...], tta: str) -> tuple[Calib
     if calibration is not None and calibration.tta != tta:
         return None, (f"no expected Dice: it was calibrated with --tta {calibration.tta}",)
     return calibration, (reason,) if reason else ()
+
+
+def _find_rules(
+    config: PredictConfig, folders: tuple[ModelFolder, ...]
+) -> tuple[PostprocessingRules | None, tuple[str, ...]]:
+    """Return the post-processing of a single model; what several models need together was never measured."""
+    if config.postprocessing == "none" or len(folders) > 1:
+        return None, ()
+    folder = folders[0]
+    identities = {str(item.fold): item.identity for item in folder.folds}
+    return find_rules(folder.path, identities, folder.model.dataset)
 
 
 def _describe_model(folder: ModelFolder) -> ModelFacts:

@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 
 from stu_pipeline.errors import ModelError
-from stu_pipeline.nnunet.checkpoint import read_checkpoint
 from stu_pipeline.prediction.config import Checkpoint, Folds
 from stu_pipeline.workspace import RunPaths, fold_folder
 
@@ -118,6 +117,8 @@ def _explain_no_fold(path: Path, there: list[Fold], checkpoint: Checkpoint) -> M
 
 
 def _describe_progress(file: Path) -> str:
+    from stu_pipeline.nnunet.checkpoint import read_checkpoint  # torch, which a finished folder does without
+
     checkpoint = read_checkpoint(file, without=("network_weights", *UNUSED_KEYS))
     epoch = checkpoint.get("current_epoch")
     if not isinstance(epoch, int):

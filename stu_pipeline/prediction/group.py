@@ -133,8 +133,12 @@ class Group:
             )
             for window in self.windows
         ]
+        # The tiles of every window are held until their planes are asked for, the passes come one after another.
+        passing = max(item.pass_bytes for item in found)
         return WindowForecast(
-            ring_bytes=sum(item.ring_bytes for item in found), group_bytes=max(item.group_bytes for item in found)
+            ring_bytes=sum(item.ring_bytes for item in found),
+            group_bytes=sum(item.group_bytes - item.pass_bytes for item in found) + passing,
+            pass_bytes=passing,
         )
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from stu_pipeline.datasets.laterality import Mirroring
 from stu_pipeline.errors import ModelError, UsageError
-from stu_pipeline.nnunet.checkpoint import identify_checkpoint, read_checkpoint
+from stu_pipeline.nnunet.checkpoint import read_checkpoint
+from stu_pipeline.nnunet.checkpoint_identity import identify_checkpoint
 from stu_pipeline.nnunet.model import EngineModel, open_engine_model
 from stu_pipeline.nnunet.settings import SETTINGS_KEY
 from stu_pipeline.prediction.config import Checkpoint, Folds

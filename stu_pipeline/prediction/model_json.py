@@ -15,6 +15,8 @@ from stu_pipeline.storage import read_json
 
 PLAN_FILE = "plans.json"
 DATASET_FILE = "dataset.json"
+RULES_FILE = "postprocessing.json"
+"""Learned post-processing."""
 
 
 def read_model_dataset(path: Path) -> DatasetJson:

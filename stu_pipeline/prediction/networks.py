@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from stu_pipeline.datasets.laterality import Mirroring
-from stu_pipeline.inference.execution import prepare_network
+from stu_pipeline.inference.execution import MIN_BF16_MAP_VOXELS, prepare_network
 from stu_pipeline.inference.mirroring import list_mirrorings
 from stu_pipeline.inference.window_settings import EffortMode, TtaMode, WindowNetwork
-from stu_pipeline.nnunet.model import build_network
+from stu_pipeline.nnunet.model import EngineModel, build_network
 from stu_pipeline.nnunet.side_swap import find_model_swap
 from stu_pipeline.prediction.model_folder import FoldWeights, ModelFolder
 
@@ -22,6 +22,8 @@ class InferenceSettings:
     device: torch.device
     autocast: torch.dtype | None = None
     """Computing type of the networks; None is float32."""
+    may_choose_type: bool = False
+    """Whether a network with very small feature maps may compute in float32 instead."""
     step: float = 0.5
     tta: TtaMode = "full"
     effort: EffortMode = "full"
@@ -50,6 +52,7 @@ def _open_fold(
     folder: ModelFolder, item: FoldWeights, settings: InferenceSettings, *, weight: float, level: int
 ) -> WindowNetwork:
     model = folder.model
+    autocast = _choose_type(model, settings)
     network = build_network(model, item.load(), settings.device, where=item.path)
     # Each fold is mirrored as it was trained.
     mirroring = item.mirroring if settings.tta != "none" else Mirroring(axes=())
@@ -57,7 +60,7 @@ def _open_fold(
         run=prepare_network(
             network,
             device=settings.device,
-            autocast=settings.autocast,
+            autocast=autocast,
             patch_voxels=model.patch_voxels,
         ),
         mirrorings=tuple(list_mirrorings(mirroring.axes)),
@@ -70,9 +73,17 @@ def _open_fold(
         ),
         weight=weight,
         level=level,
-        autocast=settings.autocast,
+        autocast=autocast,
         name=f"fold {item.fold} of '{folder.path.name}'",
     )
+
+
+def _choose_type(model: EngineModel, settings: InferenceSettings) -> torch.dtype | None:
+    """Return the computing type of one model: bf16 on the CPU is too coarse for maps of a few voxels."""
+    if settings.device.type != "cpu" or not settings.may_choose_type or settings.autocast is None:
+        return settings.autocast
+    is_safe = model.deepest_map_voxels is None or model.deepest_map_voxels >= MIN_BF16_MAP_VOXELS
+    return settings.autocast if is_safe else None
 
 
 def count_network_parameters(folder: ModelFolder) -> int:

@@ -20,11 +20,11 @@ from stu_pipeline.prediction.config import CaseReport, PredictConfig, PredictRes
 from stu_pipeline.prediction.extras_check import require_extras
 from stu_pipeline.prediction.manifest import Manifest
 from stu_pipeline.prediction.model_identity import find_model_identity
-from stu_pipeline.prediction.model_json import read_model_dataset
+from stu_pipeline.prediction.model_json import DATASET_FILE, PLAN_FILE, RULES_FILE, read_model_dataset
 from stu_pipeline.prediction.outputs import LOCK_FILE, RECORD_FILE, Outputs, choose_outputs
 from stu_pipeline.prediction.recipe import describe_recipe
 from stu_pipeline.records import write_record
-from stu_pipeline.storage import hold_lock, remove_leftovers, storage_errors, write_bytes
+from stu_pipeline.storage import hash_file, hold_lock, remove_leftovers, storage_errors, write_bytes
 
 if TYPE_CHECKING:
     from stu_pipeline.prediction.case_runner import CaseFailure, Outcome
@@ -97,6 +97,19 @@ class _Prediction:
         _raise_failures(failures, result)
         return result
 
+    def _forecast(self, cases: Sequence[Case], outputs: Outputs) -> PredictResult:
+        """Say what the cases without a mask would take; nothing is written."""
+        todo = [case for case in cases if self.config.overwrite or not outputs.masks[case.id].exists()]
+        forecast = self.session.forecast(todo)
+        return PredictResult(
+            output=self.config.output,
+            cases=(),
+            models=tuple(folder.summary for folder in self.session.folders),
+            report=None,
+            seconds=round(time.monotonic() - self.start, 3),
+            forecast=forecast.describe(),
+        )
+
     def _predict_cases(
         self, cases: Sequence[Case], outputs: Outputs
     ) -> tuple[tuple[CaseReport, ...], tuple[CaseFailure, ...]]:
@@ -118,7 +131,7 @@ class _Prediction:
     def _open_manifest(self, outputs: Outputs) -> Manifest:
         known = [model for model in self.models if model is not None]
         models = known if len(known) == len(self.models) else self.session.folders
-        recipe = describe_recipe(self.config, models)
+        recipe = describe_recipe(self.config, models, postprocessing_sha256=_hash_rules(self.config))
         return Manifest(outputs, recipe, is_thorough=self.config.verify)
 
     def _run_all(
@@ -159,7 +172,7 @@ class _Prediction:
             return
         folders = self._session.folders
         first = folders[0]
-        for content, name in ((first.plan_file.read_bytes(), "plans.json"), (first.describe_masks(), "dataset.json")):
+        for content, name in ((first.plan_file.read_bytes(), PLAN_FILE), (first.describe_masks(), DATASET_FILE)):
             target = outputs.folder / name
             if target.is_file() and target.read_bytes() == content:
                 continue
@@ -195,9 +208,17 @@ def _own(outputs: Outputs) -> Iterator[None]:
         yield
 
 
+def _hash_rules(config: PredictConfig) -> str | None:
+    """Return what identifies the learned post-processing of a single model; None where none is applied."""
+    rules = config.models[0] / RULES_FILE
+    return hash_file(rules) if config.postprocessing == "auto" and len(config.models) == 1 and rules.is_file() else None
+
+
 def _may_be_finished(outputs: Outputs) -> bool:
-    """Tell whether an earlier run left something that says what is done."""
-    return any(path is not None and path.exists() for path in (outputs.report, outputs.journal))
+    """Tell whether an earlier run came to its end: the record is the last thing it writes."""
+    if outputs.report is None or not outputs.report.exists():
+        return False
+    return all((outputs.folder / name).is_file() for name in (PLAN_FILE, DATASET_FILE, RECORD_FILE))
 
 
 def _sort_cases(

@@ -9,11 +9,13 @@ from stu_pipeline.log import Listener, Notice
 from stu_pipeline.prediction.case_runner import CaseRunner, Outcome
 from stu_pipeline.prediction.config import PredictConfig
 from stu_pipeline.prediction.device import choose_autocast, choose_device
-from stu_pipeline.prediction.ensemble import Ensemble, require_same_labels
+from stu_pipeline.prediction.ensemble import Ensemble
 from stu_pipeline.prediction.finish import CaseFinisher
+from stu_pipeline.prediction.forecast import Forecast, forecast_prediction
 from stu_pipeline.prediction.manifest import Manifest
 from stu_pipeline.prediction.model_folder import ModelFolder, open_model_folder
 from stu_pipeline.prediction.networks import InferenceSettings
+from stu_pipeline.prediction.same_labels import require_same_labels
 from stu_pipeline.prediction.saving import describe_saving
 
 _DEFAULT_AHEAD = 1
@@ -48,6 +50,15 @@ class Session:
                 self.listen(Notice(text=text, is_warning=True))
         return self._ensemble
 
+    @property
+    def _num_ahead(self) -> int:
+        """Cases that may be read while one is predicted."""
+        return _DEFAULT_AHEAD if self.config.num_workers is None else self.config.num_workers
+
+    def forecast(self, cases: Sequence[Case]) -> Forecast:
+        """Say what cases would take, without doing anything to them."""
+        return forecast_prediction(cases, self.ensemble, self.config, num_ahead=self._num_ahead)
+
     def run(self, cases: Sequence[Case], manifest: Manifest) -> Iterator[Outcome]:
         """Predict cases and yield what became of each, in order.
 
@@ -57,8 +68,11 @@ class Session:
         finisher = CaseFinisher(self.config, self.ensemble, manifest)
         for text in finisher.notices:
             self.listen(Notice(text=text, is_warning=True))
-        ahead = _DEFAULT_AHEAD if self.config.num_workers is None else self.config.num_workers
-        yield from CaseRunner(self.ensemble, finisher, self.listen, num_ahead=ahead).run(cases)
+        forecast = self.forecast(cases)
+        for share in forecast.shares:
+            yield from CaseRunner(
+                self.ensemble, finisher, self.listen, num_ahead=share.num_ahead, admit=forecast.admit
+            ).run(share.cases)
         for text in describe_saving(finisher.saving) if len(cases) > 1 else ():
             self.listen(Notice(text=f"all cases: {text}"))
 
@@ -73,6 +87,7 @@ def choose_settings(config: PredictConfig) -> InferenceSettings:
     return InferenceSettings(
         device=device,
         autocast=choose_autocast(config.precision, device),
+        may_choose_type=config.precision == "auto",
         step=config.step,
         tta=config.tta,
         effort=config.effort,

@@ -16,7 +16,7 @@ Channel = npt.NDArray[np.float32]
 
 # Rows of a product done at once: a cubic operator is a band, and what lies outside it is skipped.
 _BLOCK_ROWS = 64
-_COLUMNS_AT_ONCE = 1 << 14
+COLUMNS_AT_ONCE = 1 << 14
 
 
 def resample_image(
@@ -102,8 +102,8 @@ def _resample_depth(volume: Channel, out: Channel, order: int) -> None:
     """Resample `(z, y, x)` along z, a range of columns at a time."""
     operator = make_operator(len(volume), len(out), order)
     flat, flat_out = volume.reshape(len(volume), -1), np.empty((len(out), out[0].size), dtype=np.float32)
-    for start in range(0, flat.shape[1], _COLUMNS_AT_ONCE):
-        part = slice(start, start + _COLUMNS_AT_ONCE)
+    for start in range(0, flat.shape[1], COLUMNS_AT_ONCE):
+        part = slice(start, start + COLUMNS_AT_ONCE)
         flat_out[:, part] = _multiply(operator, flat[:, part].astype(np.float64))
     out[...] = flat_out.reshape(out.shape)
 

@@ -14,9 +14,9 @@ from stu_pipeline.datasets.dataset_json import read_dataset_json
 from stu_pipeline.datasets.reading import read_channels, read_label_map
 from stu_pipeline.nnunet.preprocessor import prepare_with_engine
 from stu_pipeline.nnunet.reader_properties import make_reader_properties
-from stu_pipeline.preprocessing.case import write_case
 from stu_pipeline.preparation.case_settings import find_engine_reasons, read_case_settings
 from stu_pipeline.preparation.prepare import prepare_image
+from stu_pipeline.preprocessing.case import write_case
 from tests.case_plans import describe, make_case_plan, make_job, run_stock
 from tests.synthetic import write_tiny_dataset, write_volume
 

@@ -23,12 +23,13 @@ from tests.docs.pages import (
 
 # The house plan. `transfer/` is announced in the architecture page and not there yet.
 FOLDERS = (
-    "cli", "datasets", "networks", "planning", "preprocessing", "training", "prediction", "evaluation", "nnunet",
+    "cli", "datasets", "networks", "preparation", "inference", "planning", "preprocessing", "training", "prediction",
+    "evaluation", "doctor", "nnunet",
 )  # fmt: skip
 ANNOUNCED_FOLDERS = ("transfer",)
 MODULES = ("errors", "workspace", "storage", "records", "log")
 # Commands that are announced in README.md and not there yet.
-ANNOUNCED_COMMANDS = {"weights", "compare", "study"}
+ANNOUNCED_COMMANDS = {"weights", "study"}
 
 
 def list_flags():

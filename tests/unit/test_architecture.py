@@ -56,6 +56,7 @@ CLI_ALLOWED_MODULES = {
     "stu_pipeline.nnunet.environment",
     "stu_pipeline.nnunet.events",
     "stu_pipeline.datasets.phantom",
+    "stu_pipeline.evaluation.comparison.tables",
     "stu_pipeline.evaluation.overlay",
     "stu_pipeline.evaluation.report",
     "stu_pipeline.prediction.find_model",

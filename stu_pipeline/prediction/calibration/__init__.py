@@ -1,1 +1,1 @@
-"""`stu calibrate`: learn from the cross-validation of a model what to expect of its masks."""
+"""`stu calibrate`: learn from the cross-validation what to expect of a prediction, and how to clean it up."""

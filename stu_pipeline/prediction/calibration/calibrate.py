@@ -1,7 +1,7 @@
-"""Learn from a model's own cross-validation what to expect of its masks.
+"""Learn from a model's own cross-validation what to expect of its masks, and how to clean them up.
 
-Reads: the folds of a model folder, their validation scores, the training images.
-Writes: `quality.json` and `fold_N/quality_features.json` in the model folder.
+Reads: the folds of a model folder, their validation scores and masks, the training images and labels.
+Writes: `quality.json`, `postprocessing.json` and `fold_N/quality_features.json` in the model folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from stu_pipeline.prediction.calibration.config import CalibrateConfig, Calibrat
 from stu_pipeline.prediction.calibration.measure import CaseFeatures, measure_fold
 from stu_pipeline.prediction.device import choose_autocast, choose_device
 from stu_pipeline.prediction.model_folder import ModelFolder, open_model_folder
+from stu_pipeline.prediction.model_json import RULES_FILE
 from stu_pipeline.prediction.networks import InferenceSettings
+from stu_pipeline.prediction.postprocessing.learning import learn_postprocessing
+from stu_pipeline.prediction.postprocessing.rules import write_rules
 from stu_pipeline.prediction.quality.conformal import compute_proven_rate
 from stu_pipeline.prediction.quality.document import QUALITY_FILE, Calibration, write_quality
 from stu_pipeline.prediction.quality.estimator import NUM_GROUPS, fit_estimator
@@ -60,14 +63,17 @@ def calibrate(config: CalibrateConfig, *, listen: Listener = ignore_events) -> C
     start = time.monotonic()
     folds = _find_folds(config, listen)
     with hold_lock(config.model / _LOCK_FILE, what="the model folder"):
-        quality, skipped = _learn_quality(config, folds, listen)
+        quality, skipped = _learn_quality(config, folds, listen) if config.quality else (None, ())
+        rules = _learn_postprocessing(config, folds, listen) if config.postprocessing else None
     return CalibrateResult(
         model=config.model,
         folds=tuple(fold.fold for fold in folds),
         num_cases=len({name for fold in folds for name in fold.scores}),
         skipped=skipped,
-        quality_file=config.model / QUALITY_FILE,
+        quality_file=config.model / QUALITY_FILE if quality is not None else None,
         quality=quality,
+        postprocessing_file=config.model / RULES_FILE if rules is not None else None,
+        postprocessing=rules,
         seconds=round(time.monotonic() - start, 3),
     )
 
@@ -118,12 +124,11 @@ def _measure(config: CalibrateConfig, folds: Sequence[ValidatedFold], listen: Li
     settings = InferenceSettings(
         device=device,
         autocast=choose_autocast(config.precision, device),
+        may_choose_type=config.precision == "auto",
         step=config.step,
         tta=config.tta,
     )
-    cases = find_cases(
-        config.dataset or config.model.absolute().parent.name, [n for fold in folds for n in fold.scores]
-    )
+    cases = find_cases(_choose_dataset(config), [n for fold in folds for n in fold.scores])
     features: dict[int, CaseFeatures] = {}
     checkpoints: dict[str, str] = {}
     skipped: list[str] = []
@@ -164,3 +169,18 @@ def build_observations(
         for name, measured in features.get(fold.fold, {}).items()
         for label in labels
     ]
+
+
+def _learn_postprocessing(config: CalibrateConfig, folds: Sequence[ValidatedFold], listen: Listener) -> dict[str, Any]:
+    rules = learn_postprocessing(
+        config.model,
+        {fold.fold: sorted(fold.scores) for fold in folds},
+        _choose_dataset(config),
+        num_workers=config.num_workers,
+        listen=listen,
+    )
+    return write_rules(config.model / RULES_FILE, rules)
+
+
+def _choose_dataset(config: CalibrateConfig) -> str:
+    return config.dataset or config.model.absolute().parent.name

@@ -29,6 +29,13 @@ class CalibrateConfig:
     accept_dice: float | None = None
     """What every label of an accepted mask must reach; None is 0.1 below what the label usually reaches."""
 
+    quality: bool = True
+    """Whether to learn what to expect of a mask."""
+    postprocessing: bool = True
+    """Whether to learn how to clean up masks."""
+    num_workers: int = 0
+    """Processes that read masks to learn how to clean them up; 0 reads them in the main one."""
+
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
         if self.tta not in TTA_CHOICES:
@@ -39,6 +46,10 @@ class CalibrateConfig:
             raise UsageError(f"error_rate must be above 0 and below 1, got '{self.error_rate}'")
         if self.accept_dice is not None and not 0 <= self.accept_dice <= 1:
             raise UsageError(f"accept_dice must be from 0 to 1, got '{self.accept_dice}'")
+        if not (self.quality or self.postprocessing):
+            raise UsageError("nothing to learn: both quality and post-processing are switched off")
+        if self.num_workers < 0:
+            raise UsageError(f"num_workers must be at least 0, got '{self.num_workers}'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +61,10 @@ class CalibrateResult:
     num_cases: int
     skipped: tuple[str, ...]
     """One line per validation case that could not be used."""
-    quality_file: Path
-    quality: dict[str, Any]
+    quality_file: Path | None
+    quality: dict[str, Any] | None
     """The content of `quality.json`; under `evaluation`: `is_useful`, the gain, and the numbers per label."""
+    postprocessing_file: Path | None
+    postprocessing: dict[str, Any] | None
+    """The content of `postprocessing.json`."""
     seconds: float

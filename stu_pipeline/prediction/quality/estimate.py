@@ -43,7 +43,8 @@ class CaseQuality:
     is_accepted: bool | None
     """Whether every label is above what it must reach; None with too few calibration cases to say so."""
     priority: float
-    """How far the worst label is expected to be below its usual Dice. The case with the highest comes first."""
+    """How far the worst label is expected to be below its usual Dice; negative where all are expected above. The
+    case with the highest comes first."""
     error_rate: float
 
     @property
@@ -76,7 +77,7 @@ def estimate_quality(
     require_rates(error_rate, accept_dice)
     labels: list[LabelQuality] = []
     verdicts: list[bool | None] = []
-    shortfalls = [0.0]
+    shortfalls: list[float] = []
     for name, usual in estimator.labels.items():
         found = features.get(usual.channel)
         if found is None or found.num_voxels == 0:
@@ -86,11 +87,11 @@ def estimate_quality(
             quality, verdict = _describe_label(name, usual, found, estimator, error_rate=error_rate, goal=goal)
         labels.append(quality)
         verdicts += verdict
-        shortfalls.append(_measure_shortfall(quality, usual))
+        shortfalls += _measure_shortfall(quality, usual)
     return CaseQuality(
         labels=tuple(labels),
         is_accepted=_combine(verdicts),
-        priority=max(shortfalls),
+        priority=max(shortfalls, default=0.0),
         error_rate=error_rate,
     )
 
@@ -161,12 +162,13 @@ def _list_reasons(usual: UsualLabel, found: LabelFeatures, expected: float, goal
     return tuple(reasons)
 
 
-def _measure_shortfall(quality: LabelQuality, usual: UsualLabel) -> float:
+def _measure_shortfall(quality: LabelQuality, usual: UsualLabel) -> list[float]:
+    """Return how far a label is expected to be below its usual Dice; nothing where nothing is expected."""
     if usual.mean_dice is None:
-        return 0.0
+        return []
     if quality.expected_dice is None:
-        return usual.mean_dice if quality.reasons else 0.0
-    return usual.mean_dice - quality.expected_dice
+        return [usual.mean_dice] if quality.reasons else []
+    return [usual.mean_dice - quality.expected_dice]
 
 
 def _combine(verdicts: Sequence[bool | None]) -> bool | None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from stu_pipeline.prediction.quality.estimate import CaseQuality, estimate_quality
 from stu_pipeline.prediction.quality.estimator import Estimator, fit_estimator, require_enough
@@ -211,7 +210,7 @@ def compute_spearman(a: Array, b: Array) -> float | None:
     """Return the rank correlation; None with fewer than 5 values, or when all are equal."""
     if len(a) < _MIN_RANKED or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
-    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
+    return float(np.corrcoef(_rank(a), _rank(b))[0, 1])
 
 
 def compute_auroc(scores: Array, is_hit: Array) -> float | None:
@@ -219,9 +218,17 @@ def compute_auroc(scores: Array, is_hit: Array) -> float | None:
     num_hits, num_others = int(is_hit.sum()), int((~is_hit.astype(bool)).sum())
     if num_hits == 0 or num_others == 0 or len(scores) < _MIN_RANKED:
         return None
-    ranks = rankdata(scores)
+    ranks = _rank(scores)
     return float((ranks[is_hit.astype(bool)].sum() - num_hits * (num_hits + 1) / 2) / (num_hits * num_others))
 
 
 def _find_worst(dice: Array) -> Array:
     return np.asarray(dice <= np.quantile(dice, WORST_SHARE), dtype=np.float64)
+
+
+def _rank(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return ranks from 1, ties sharing their mean."""
+    from scipy.stats import rankdata  # late: predictions read a calibration without evaluating it
+
+    ranks: npt.NDArray[np.float64] = rankdata(values)
+    return ranks

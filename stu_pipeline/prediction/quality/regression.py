@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cholesky, solve_triangular
-from scipy.optimize import lsq_linear
 
 from stu_pipeline.prediction.quality.features import LabelFeatures
 
@@ -162,6 +160,9 @@ def _solve(x: Array, label_index: npt.NDArray[np.intp], target: Array, num_label
     design = np.hstack([x, one_hot, np.ones((len(x), 1))])
     ridge = np.array([_SLOPE_RIDGE] * num_slopes + [_OFFSET_RIDGE] * num_labels + [1e-6])
     # The same minimum with as many rows as unknowns.
+    from scipy.linalg import cholesky, solve_triangular  # late: predictions only read what was fitted
+    from scipy.optimize import lsq_linear
+
     factor = cholesky(design.T @ design + np.diag(ridge))
     right = solve_triangular(factor, design.T @ target, trans="T")
     low = np.array([0.0] * num_slopes + [-np.inf] * (num_labels + 1))

@@ -88,7 +88,7 @@ def warn_of_intensities(image: Image, mask: Mask, training: TrainingData, names:
         name = names[index] if index < len(names) else str(index)
         low, high = float(channel.min()), float(channel.max())
         if low == high:
-            warnings.append(f"channel '{name}' is constant, every voxel is {low:g}")
+            warnings.append(f"channel '{name}' is constant or nearly so, its voxels are {low:g}")
             continue
         usual = training.intensities[index] if index < len(training.intensities) else None
         if usual is not None:

@@ -11,8 +11,8 @@ from stu_pipeline.cli import run
 from stu_pipeline.cli.app import app
 
 COMMANDS = typer.main.get_command(app).commands
-# DESIGN: the commands that are there; `compare`, `study` and `weights` come later.
-EXPECTED = {"plan", "train", "predict", "evaluate", "doctor", "demo"}
+# DESIGN: the commands that are there; `study` and `weights` come later.
+EXPECTED = {"plan", "train", "predict", "calibrate", "evaluate", "compare", "doctor", "demo"}
 SHARED_FLAGS = {"--json", "--verbose", "--quiet", "--debug", "--workers"}
 # Single-dash flags only where the field expects them.
 SHORT_FLAGS = {"-h", "-v", "-q", "-i", "-o", "-m", "-d", "-r", "-p"}
@@ -62,8 +62,10 @@ def test_flags_are_whole_words(name):
 
 
 def test_the_defaults_of_a_command_are_those_of_its_config():
+    from stu_pipeline.evaluation.comparison.config import CompareConfig
     from stu_pipeline.evaluation.config import EvaluateConfig
     from stu_pipeline.planning.config import PlanConfig
+    from stu_pipeline.prediction.calibration.config import CalibrateConfig
     from stu_pipeline.prediction.config import PredictConfig
     from stu_pipeline.training.config import TrainConfig
 
@@ -71,7 +73,9 @@ def test_the_defaults_of_a_command_are_those_of_its_config():
         ("plan", PlanConfig),
         ("train", TrainConfig),
         ("predict", PredictConfig),
+        ("calibrate", CalibrateConfig),
         ("evaluate", EvaluateConfig),
+        ("compare", CompareConfig),
     ):
         fields = config.__dataclass_fields__
         defaults = {parameter.name: parameter.default for parameter in COMMANDS[name].params}

@@ -240,11 +240,9 @@ def test_a_batch_is_shared_evenly(samples, largest, threads, expected):
 def test_auto_takes_bf16_where_the_cpu_computes_it_and_maps_are_large_enough():
     wanted = torch.bfloat16 if cpu_computes_bf16() else None
     assert choose_autocast("auto", CPU) == wanted
-    assert choose_autocast("auto", CPU, smallest_map_voxels=8) == wanted
-    assert choose_autocast("auto", CPU, smallest_map_voxels=4) is None
     assert choose_autocast("auto", torch.device("cuda")) == torch.float16
     assert choose_autocast("auto", torch.device("mps")) is None
-    assert choose_autocast("bf16", CPU, smallest_map_voxels=4) == torch.bfloat16
+    assert choose_autocast("bf16", CPU) == torch.bfloat16
     with pytest.raises(UsageError, match="needs a GPU"):
         choose_autocast("fp16", CPU)
 

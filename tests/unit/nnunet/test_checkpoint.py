@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from stu_pipeline.errors import ModelError, NonFiniteError
-from stu_pipeline.nnunet.checkpoint import identify_checkpoint, read_checkpoint
+from stu_pipeline.nnunet.checkpoint import read_checkpoint
+from stu_pipeline.nnunet.checkpoint_identity import identify_checkpoint
 from tests.model_folders import write_checkpoint
 
 

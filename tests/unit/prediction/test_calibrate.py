@@ -83,7 +83,7 @@ def set_workspace(patch: pytest.MonkeyPatch, root: Path) -> None:
 
 
 def configure(model: Path, **changes) -> CalibrateConfig:
-    return CalibrateConfig(model=model, **{"tta": "none"} | changes)
+    return CalibrateConfig(model=model, **{"postprocessing": False, "tta": "none"} | changes)
 
 
 def identify(model: Path) -> dict[str, str]:
@@ -228,6 +228,26 @@ def test_two_folds_are_dealt_out_to_groups_of_cases(model: Path):
     assert sorted(result.quality["estimator"]["group_regressions"]) == ["0", "1", "2", "3", "4"]
 
 
+def test_regions_are_calibrated_under_their_own_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    set_workspace(monkeypatch, tmp_path)
+    write_tiny_dataset(tmp_path / "raw", 901, num_cases=NUM_CASES, shape=(8, 16, 16), regions=True)
+    model = write_model_folder(
+        tmp_path / "results",
+        network="PlainConvUNet",
+        labels={"background": 0, "whole": [1, 2], "core": [2]},
+        regions_class_order=(1, 2),
+        folds=(0,),
+    )
+    write_summary(model, 0, [f"case_{index:03d}" for index in range(NUM_CASES)], keys=("(1, 2)", "(2,)"))
+    labels = calibrate(configure(model)).quality["estimator"]["labels"]
+    assert {name: (label["channel"], label["key"]) for name, label in labels.items()} == {
+        "whole": (0, [1, 2]),
+        "core": (1, [2]),
+    }
+    assert all(0.5 < label["mean_dice"] < 0.9 for label in labels.values() if label["num_cases"])
+    assert sum(label["num_cases"] for label in labels.values()) >= NUM_CASES
+
+
 def test_a_finished_fold_without_validation_is_named(model: Path):
     (model / "fold_2" / "validation" / "summary.json").unlink()
     write_summary(model, 1, [f"case_{index:03d}" for index in range(NUM_CASES) if index % 3])
@@ -262,6 +282,8 @@ def test_keys_of_regions_are_read_as_nnunet_spells_them():
         {"accept_dice": 2},
         {"step": 0},
         {"tta": "much"},
+        {"num_workers": -1},
+        {"quality": False, "postprocessing": False},
     ],
 )
 def test_configs_that_make_no_sense_are_refused(options: dict):
@@ -269,8 +291,21 @@ def test_configs_that_make_no_sense_are_refused(options: dict):
         CalibrateConfig(model=Path("model"), **options)
 
 
+def test_post_processing_is_learned_from_the_same_cases(model: Path, tmp_path: Path):
+    labels = tmp_path / "raw" / "Dataset901_Tiny" / "labelsTr"
+    for fold in FOLDS:
+        for name in read_scores(model / f"fold_{fold}" / "validation" / "summary.json"):
+            shutil.copy(labels / f"{name}.nii.gz", model / f"fold_{fold}" / "validation")
+    result = calibrate(configure(model, quality=False, postprocessing=True))
+    assert result.quality is None and result.quality_file is None and not (model / QUALITY_FILE).exists()
+    assert result.postprocessing_file == model / "postprocessing.json"
+    content = json.loads(result.postprocessing_file.read_text())
+    assert content["checkpoints"] == identify(model) and content["rules"] == []  # perfect masks need none
+    assert content["evidence"]["num_cases"] == NUM_CASES
+
+
 def test_the_command_shows_the_table_and_the_next_step(model: Path, capsys: pytest.CaptureFixture[str]):
-    assert run(["calibrate", "-d", "901", "--scale", "S", "--tta", "none"]) == 0
+    assert run(["calibrate", "-d", "901", "--scale", "S", "--tta", "none", "--no-postprocessing"]) == 0
     output = capsys.readouterr().out
     assert "label1" in output and "not useful, predictions go without" in output
     assert output.splitlines()[-1] == f"next: stu predict -i INPUT -o OUTPUT -m {model}"

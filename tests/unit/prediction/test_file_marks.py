@@ -88,20 +88,20 @@ def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path):
 
 @pytest.mark.parametrize("change", ["add", "remove", "edit", "rename"])
 def test_a_folder_is_marked_with_all_that_is_in_it(tmp_path: Path, change: str):
-    for name in ("c/0", "c/1", "meta"):
-        write(tmp_path / "a.zarr" / name, name.encode())
-    path, clock = tmp_path / "a.zarr", make_clock(tmp_path)
+    for name in ("c_0", "c_1", "meta"):
+        write(tmp_path / "labels" / name, name.encode())
+    path, clock = tmp_path / "labels", make_clock(tmp_path)
     mark = mark_path(path, clock)
     assert mark.stamp is not None and check_path(path, mark, clock, is_thorough=True) == mark
     time.sleep(0.02)
     if change == "add":
-        write(tmp_path / "a.zarr" / "c" / "2", b"")
+        write(tmp_path / "labels" / "c_2", b"")
     elif change == "remove":
-        (tmp_path / "a.zarr" / "c" / "1").unlink()
+        (tmp_path / "labels" / "c_1").unlink()
     elif change == "edit":
-        change_keeping_size_and_time(tmp_path / "a.zarr" / "c" / "1", b"c/X")
+        change_keeping_size_and_time(tmp_path / "labels" / "c_1", b"c_X")
     else:
-        (tmp_path / "a.zarr" / "c" / "1").rename(tmp_path / "a.zarr" / "c" / "3")
+        (tmp_path / "labels" / "c_1").rename(tmp_path / "labels" / "c_3")
     assert check_path(path, mark, clock).sha256 != mark.sha256
 
 

@@ -76,7 +76,7 @@ def test_a_folder_becomes_masks_a_report_and_what_stock_tools_need(tmp_path: Pat
     result = predict(PredictConfig(input=images, output=output, models=(model,)), listen=events.append)
     names = [f"case_{index}.nii.gz" for index in range(3)]
     assert sorted(entry.name for entry in output.iterdir() if not entry.name.startswith(".")) == [
-        *names, "dataset.json", "plans.json", "predictions.json", "run.json",
+        *names, "dataset.json", "plans.json", "predictions.csv", "predictions.json", "predictions.md", "run.json",
     ]  # fmt: skip
     assert (output / "plans.json").read_bytes() == (model / "plans.json").read_bytes()
     assert (result.num_done, result.num_skipped, result.report) == (3, 0, output / "predictions.json")

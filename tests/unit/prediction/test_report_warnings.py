@@ -180,7 +180,7 @@ def test_an_mr_image_of_another_scale_is_fine_and_a_constant_one_is_not():
     training = describe_training_data(PLAN, ["ZScoreNormalization"])
     assert warn_of_intensities(image, mask, training, ["T1"]) == []
     assert warn_of_intensities(np.full_like(image, 7), mask, training, ["T1"]) == [
-        "channel 'T1' is constant, every voxel is 7"
+        "channel 'T1' is constant or nearly so, its voxels are 7"
     ]
 
 

@@ -1,0 +1,1 @@
+"""What a prediction will take, and how much of it may run at once."""
