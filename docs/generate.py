@@ -36,13 +36,17 @@ PARTS = (
 )
 PLACEHOLDERS = {"plan_name": "PLAN", "data_identifier": "DATA", "configuration": "CONFIGURATION", "kind": "KIND"}
 API_EXAMPLE = """
-from stu_pipeline import PlanConfig, PreprocessConfig, TrainConfig, plan, preprocess, train
+from pathlib import Path
+
+from stu_pipeline import PlanConfig, PredictConfig, PreprocessConfig, TrainConfig, plan, predict, preprocess, train
 
 if __name__ == "__main__":  # stages start worker processes
     planned = plan(PlanConfig(dataset="Dataset701_Liver", scale="B"))
     preprocess(PreprocessConfig(dataset="Dataset701_Liver", plan_name=planned.plan_name))
     run = train(TrainConfig(dataset="Dataset701_Liver", scale="B", fold=0))
     print(run.model_folder, run.mean_dice)
+    done = predict(PredictConfig(input=Path("new_scans"), output=Path("masks"), models=(run.model_folder,)))
+    print([(case.case, case.warnings) for case in done.cases if case.warnings])
 """
 TYPE_NAMES = {str: "text", int: "number", float: "number", Path: "path"}
 

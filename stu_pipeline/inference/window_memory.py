@@ -62,8 +62,8 @@ def forecast_window_bytes(
 
     The ring has `4 * (outputs + 1) * t * a * b + 4 * prod(patch)` bytes: `t` planes of the patch along the walk axis,
     `a * b` voxels of a plane, at least those of the patch. A group of `n` tiles in passes of `b` copies has, per voxel
-    of the patch, `4 * n * (channels + sums * outputs) + 4 * b * (channels + 2 * outputs)` bytes; there is one sum, and
-    one more for each level and number of copies where tiles can be left early.
+    of the patch, `4 * n * (channels + sums * outputs) + 4 * b * (channels + 2 * outputs)` bytes, the 2 being 1 without
+    mirrored copies; there is one sum, and one more for each level and number of copies where tiles can be left early.
 
     Args:
         settings: of the window.

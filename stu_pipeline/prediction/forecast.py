@@ -78,13 +78,13 @@ class Forecast:
 
     @functools.cached_property
     def peaks(self) -> dict[str, int]:
-        """By case: bytes of RAM while it is worked on, with what is read and written meanwhile."""
+        """By case that is not refused: bytes of RAM while it is worked on, with what is read and written meanwhile."""
         index_of = {case.id: index for index, case in enumerate(self.cases)}
         found = {}
         for share in self.shares:
             indices = [index_of[case.id] for case in share.cases]
             for place, index in enumerate(indices):
-                need = self.needs[index]
+                need = self._find(index)
                 if need is not None and share.num_ahead == 0:
                     found[need.case_id] = self.count_alone(need)
                 elif need is not None:

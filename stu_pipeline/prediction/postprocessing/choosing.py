@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import t as student_t
 from scipy.stats import wilcoxon
 
 from stu_pipeline.prediction.postprocessing.tables import NOTHING, CaseTable, Removal
@@ -26,6 +27,8 @@ CANDIDATES = (
     *(Removal(min_size_mm3=size) for size in MIN_SIZES_MM3),
 )
 ALPHA = 0.05
+_MIN_CASES = 5
+_NOTHING = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,7 @@ class Step:
     num_better: int
     num_worse: int
     p: float
-    """Of the one-sided Wilcoxon signed-rank test."""
+    """The chance of such gains where the operation is worth no more than the smallest gain, see `compute_p`."""
     p_adjusted: float
     """For the number of operations that change anything."""
     is_kept: bool
@@ -103,26 +106,41 @@ def choose_steps(
     number = max(1, sum(trial.has_effect for trial in trials))
     place = CANDIDATES.index(whole.removal)
     worst = min(0.0, float((dice[place] - dice[0]).min())) if len(tables) else 0.0
-    first = _judge(whole, min(1.0, compute_p(whole.unseen) * number), worst, limits)
+    first = _judge(whole, min(1.0, compute_p(whole.unseen, limits.min_gain) * number), worst, limits)
     if first.is_kept:
         trials[1:] = _try_labels(tables, parts, labels, first.removal, limits)
     later = [trial for trial in trials[1:] if trial.has_effect]
     share = number / (number - 1) if number > 1 else 1.0
-    adjusted = _adjust([compute_p(trial.unseen) for trial in later])
+    adjusted = _adjust([compute_p(trial.unseen, limits.min_gain) for trial in later])
     steps = [_judge(t, min(1.0, p * share), 0.0, limits) for t, p in zip(later, adjusted, strict=True) if t.is_chosen]
     return (first, *steps) if whole.is_chosen else tuple(steps)
 
 
-def compute_p(gains: Values) -> float:
-    """Return the chance of gains like these where losses are as likely as gains; 1 where nothing changes.
+def compute_p(gains: Values, min_gain: float = 0.0) -> float:
+    """Return the chance of gains like these where the operation is worth no more than `min_gain`.
+
+    The larger of two: of the signed-rank test (Wilcoxon), and of a t-test of the mean, as ranks do not see how
+    large the few losses among many small gains are. 1 where nothing changes.
+
+    Args:
+        gains: one per case; cases where nothing changes count in the mean only.
+        min_gain: what the mean must be above.
 
     >>> compute_p(np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5]))
     0.03125
     """
     changed = gains[gains != 0]
-    if not changed.size or changed.mean() <= 0:
+    excess = float(gains.mean()) - min_gain if changed.size else 0.0
+    if excess <= _NOTHING or gains.size < _MIN_CASES:
         return 1.0
-    return float(wilcoxon(changed, alternative="greater").pvalue)
+    return max(float(wilcoxon(changed, alternative="greater").pvalue), _compute_p_of_mean(gains, excess))
+
+
+def _compute_p_of_mean(gains: Values, excess: float) -> float:
+    deviation = float(gains.std(ddof=1))
+    if deviation <= _NOTHING:
+        return 0.0  # all cases gain the same
+    return float(student_t.sf(excess * math.sqrt(gains.size) / deviation, gains.size - 1))
 
 
 def _try_labels(
@@ -176,7 +194,7 @@ def _judge(trial: _Trial, p_adjusted: float, worst: float, limits: Limits) -> St
         worst_unseen=float(trial.unseen.min(initial=0.0)),
         num_better=int((trial.unseen > 0).sum()),
         num_worse=int((trial.unseen < 0).sum()),
-        p=compute_p(trial.unseen),
+        p=compute_p(trial.unseen, limits.min_gain),
         p_adjusted=p_adjusted,
         is_kept=trial.is_chosen and p_adjusted <= limits.alpha and gain > limits.min_gain and worst >= -limits.max_harm,
     )

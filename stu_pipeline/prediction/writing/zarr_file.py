@@ -6,6 +6,7 @@ Reads and writes: `.zarr.zip` (zarr format 3); needs the extra `zarr`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -211,11 +212,27 @@ class ZarrSink:
 
     def _flush(self) -> None:
         stop = min(self._first + self._num_planes, self.shape[1 + self.axis])
+        along = slice(self._first, stop)
         with storage_errors(self.path):
-            self._array[self._cut((slice(None),) * 3, slice(self._first, stop))] = self._buffer
+            # Chunk by chunk: of several in one call, those that zarr has under way when one fails would open the
+            # store again after it was closed, and leave a file behind.
+            for corner in itertools.product(*self._list_chunks()):
+                channel, *region = corner
+                region[self.axis] = along
+                inside = [*region]
+                inside[self.axis] = slice(None)
+                self._array[(channel, *region)] = self._buffer[(channel, *inside)]
         self._first = stop
         if stop < self.shape[1 + self.axis]:
             self._buffer = self._make_buffer()
+
+    def _list_chunks(self) -> list[list[slice]]:
+        """List the chunks per axis `(c, z, y, x)`; along the walk axis there is one."""
+        found = [[slice(channel, channel + 1) for channel in range(self.shape[0])]]
+        for axis, size in enumerate(self.shape[1:]):
+            step = size if axis == self.axis else _CHUNK
+            found.append([slice(start, min(start + step, size)) for start in range(0, size, step)])
+        return found
 
     def _verify(self) -> None:
         """Compare every member on the disk with the checksum of what was written."""

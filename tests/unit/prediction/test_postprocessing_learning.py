@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from scipy.ndimage import binary_erosion
+from scipy.stats import wilcoxon
 
 from stu_pipeline.datasets.cases import list_training_cases
 from stu_pipeline.datasets.dataset_json import read_dataset_json
@@ -130,6 +131,7 @@ def test_an_operation_that_spoils_one_case_is_not_kept(tmp_path):
     for path in (cases[4].prediction, cases[4].reference):
         write_volume(path, parts, spacing_mm=(2.0, 1.0, 1.0))
     assert learn_rules(cases, TASK).rules == ()
+    print(learn_rules(cases, TASK, limits=Limits(max_harm=1.0)).evidence["steps"])
     careless = learn_rules(cases, TASK, limits=Limits(max_harm=1.0))
     assert [rule.label for rule in careless.rules] == ["foreground"]
     assert careless.evidence["steps"][0]["worst"] == pytest.approx(0.5 * (2 * 12 / 28 - 1))
@@ -192,10 +194,17 @@ def test_a_label_that_nobody_has_counts_as_right():
     assert table.measure_dice(0, table.keep_foreground(LARGEST), LARGEST) == 1.0
 
 
-def test_the_chance_of_gains_is_that_of_the_signed_ranks():
+def test_the_chance_of_gains_is_that_of_ranks_and_mean():
     assert compute_p(np.zeros(20)) == 1.0
     assert compute_p(np.full(20, -0.1)) == 1.0
-    assert compute_p(np.concatenate([np.zeros(50), np.arange(1, 6) / 10])) == pytest.approx(1 / 32)
+    assert compute_p(np.full(20, 0.1), 0.1) == 1.0
+    assert compute_p(np.full(4, 0.1)) == 1.0
+    assert compute_p(np.full(20, 0.1)) == pytest.approx(2**-20, rel=20)  # ties: a normal approximation
+    assert compute_p(np.arange(1, 9) / 10) == pytest.approx(2**-8)
+    # Many small gains and one loss: ranks alone would be sure.
+    gains = np.append(np.arange(10, 30) / 1000, -0.3)
+    assert wilcoxon(gains, alternative="greater").pvalue < 0.005
+    assert compute_p(gains) > 0.3
 
 
 def simulate_case(generator: np.random.Generator) -> CaseTable:
@@ -233,10 +242,8 @@ def count_null_datasets_with_a_rule(limits: Limits, *, num_datasets: int, num_ca
 
 @pytest.mark.slow
 def test_of_200_datasets_where_nothing_helps_at_most_5_percent_keep_a_rule():
-    # Without the limits on gain and harm, so that it is the test that holds.
-    bare = Limits(min_gain=0.0, max_harm=2.0)
-    assert count_null_datasets_with_a_rule(bare, num_datasets=200) <= 10
-    assert count_null_datasets_with_a_rule(Limits(), num_datasets=200) <= 10
+    # Gains with a mean of nothing, many small ones and few large losses; harm is allowed, so that the test decides.
+    assert count_null_datasets_with_a_rule(Limits(max_harm=2.0), num_datasets=200) <= 10
 
 
 def test_where_nothing_helps_nothing_is_kept():
