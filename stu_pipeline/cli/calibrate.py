@@ -33,7 +33,8 @@ def calibrate_command(
     step: Annotated[float, typer.Option(help="Distance of two tiles as a share of the patch.")] = _DEFAULTS.step,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, cpu or mps.")] = _DEFAULTS.device,
     precision: Annotated[
-        Literal["auto", "bf16", "fp16", "fp32"], typer.Option(help="auto: fp16 on a GPU, fp32 elsewhere.")
+        Literal["auto", "bf16", "fp16", "fp32"],
+        typer.Option(help="auto: fp16 on a GPU, bf16 on a CPU that computes in it, else fp32."),
     ] = _DEFAULTS.precision,
     error_rate: Annotated[
         float, typer.Option(help="Share of masks that may be worse than their bound.")

@@ -17,6 +17,7 @@ from stu_pipeline.prediction.config import PredictConfig
 from stu_pipeline.prediction.ensemble import Ensemble
 from stu_pipeline.prediction.memory.case_need import CaseNeed, measure_need
 from stu_pipeline.prediction.memory.process_need import ProcessNeed, bound_process, measure_process
+from stu_pipeline.prediction.model_json import RULES_FILE
 from stu_pipeline.prediction.quality.document import QUALITY_FILE
 
 COLUMNS = ("case", "voxels", "network voxels", "RAM (GiB)", "GPU (GiB)", "disk (GiB)", "passes", "fits")
@@ -227,8 +228,10 @@ def forecast_prediction(
 def _measure(case: Case, ensemble: Ensemble, config: PredictConfig, *, is_thorough: bool) -> CaseNeed | None:
     if case.is_dicom and not is_thorough:
         return None
-    has_quality = len(ensemble.folders) == 1 and (ensemble.folders[0].path / QUALITY_FILE).is_file()
+    learned = ensemble.folders[0].path if len(ensemble.folders) == 1 else None  # of several, nothing is known
+    has_quality = learned is not None and (learned / QUALITY_FILE).is_file()
+    has_rules = learned is not None and config.postprocessing != "none" and (learned / RULES_FILE).is_file()
     try:
-        return measure_need(case, ensemble, config, has_quality=has_quality)
+        return measure_need(case, ensemble, config, has_quality=has_quality, has_rules=has_rules)
     except (DataError, OSError):
         return None  # whoever reads it says what is wrong

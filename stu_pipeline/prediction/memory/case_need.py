@@ -33,6 +33,9 @@ _WRITING_COPIES = 3
 _LABEL_FILE_COPIES = 4
 # Frames of a DICOM SEG: what is kept of each label, its pixels, and the file.
 _DICOM_COPIES = 4
+# Of a label at work, per voxel of its box, here of the image: its members, the numbers of components, and those widened
+# to be counted.
+_CLEANING_BYTES = 13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +75,9 @@ class CaseNeed:
         return max(self.loading, self.count_predicting(pass_bytes), self.loaded + self.writing)
 
 
-def measure_need(case: Case, ensemble: Ensemble, config: PredictConfig, *, has_quality: bool = False) -> CaseNeed:
+def measure_need(
+    case: Case, ensemble: Ensemble, config: PredictConfig, *, has_quality: bool = False, has_rules: bool = False
+) -> CaseNeed:
     """Forecast what a case takes.
 
     Args:
@@ -80,6 +85,7 @@ def measure_need(case: Case, ensemble: Ensemble, config: PredictConfig, *, has_q
         ensemble: the networks.
         config: says what is made besides the mask.
         has_quality: whether slabs are measured for an expected Dice.
+        has_rules: whether masks are cleaned up.
 
     Raises:
         DataError: the header cannot be read.
@@ -100,7 +106,8 @@ def measure_need(case: Case, ensemble: Ensemble, config: PredictConfig, *, has_q
         computing=computing,
         passing=slabs.passing,
         exporting=slabs.exporting,
-        writing=mask * (1 + _count_copies(ensemble.model, config)),
+        writing=mask
+        + max(mask * _count_copies(ensemble.model, config), grid.num_voxels * _CLEANING_BYTES if has_rules else 0),
         on_gpu=slabs.on_gpu,
         disk=mask + _count_probability_bytes(ensemble, grid, config),
         passes=slabs.passes + sum(_count_passes(previous, grid, config) for previous in ensemble.previous if previous),

@@ -10,9 +10,10 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-CSV_COLUMNS = ("case", "status", "label", "volume_ml", "expected_dice", "seconds", "warnings", "error")
+CSV_COLUMNS = ("case", "status", "label", "volume_ml", "expected_dice", "accepted", "seconds", "warnings", "error")
 _NUM_LARGEST = 4
 _NOTHING = "-"
+_NOT_ACCEPTED = "not accepted unseen: what to expect of it is too low, or too uncertain"
 # A spreadsheet would run a text that starts so as a formula.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -29,9 +30,10 @@ def format_csv(document: Mapping[str, Any]) -> str:
     for case_id in sorted(document["cases"]):
         entry = document["cases"][case_id]
         expected = _read_expected(entry)
+        accepted = {True: "yes", False: "no"}.get(_read_quality(entry).get("is_accepted", ""), "")
         volumes = _read_volumes(entry)
         for label in volumes or ("",):
-            row = (case_id, _read_text(entry, "status"), label, volumes.get(label), expected.get(label))
+            row = (case_id, _read_text(entry, "status"), label, volumes.get(label), expected.get(label), accepted)
             rest = (entry.get("seconds"), "; ".join(_read_list(entry, "warnings")), _read_text(entry, "error"))
             writer.writerow([_format_cell(value) for value in (*row, *rest)])
     return stream.getvalue()
@@ -60,7 +62,7 @@ def format_page(document: Mapping[str, Any]) -> str:
 
 
 def rank_entries(cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """List case ids, those to look at first at the top: failed, unusual, then by expected quality; equal ones by id.
+    """List case ids, those to look at first at the top: failed, unusual, not accepted, then by expected quality.
 
     Args:
         cases: entries of `predictions.json` by case id.
@@ -71,8 +73,9 @@ def rank_entries(cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
         quality = _read_quality(entry)
         priority = quality.get("priority")
         is_usual = not _list_reasons(quality) and not _read_list(entry, "warnings")
+        is_accepted = quality.get("is_accepted") is not False
         shortfall = -float(priority) if isinstance(priority, (int, float)) else 0.0
-        return entry.get("status") != "failed", is_usual, shortfall, case_id
+        return entry.get("status") != "failed", is_usual, is_accepted, shortfall, case_id
 
     return sorted(cases, key=rank)
 
@@ -97,7 +100,9 @@ def _describe_model(model: Any) -> str:
 
 def _list_remarks(entry: Mapping[str, Any]) -> list[str]:
     error = _read_text(entry, "error")
-    return [*([error] if error else []), *_read_list(entry, "warnings"), *_list_reasons(_read_quality(entry))]
+    quality = _read_quality(entry)
+    verdict = [_NOT_ACCEPTED] if quality.get("is_accepted") is False else []
+    return [*([error] if error else []), *_read_list(entry, "warnings"), *_list_reasons(quality), *verdict]
 
 
 def _list_reasons(quality: Mapping[str, Any]) -> list[str]:

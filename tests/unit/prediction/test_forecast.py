@@ -252,6 +252,21 @@ def test_probabilities_label_files_and_ensembles_take_more(tmp_path: Path, model
     assert both.passes > plain.passes
 
 
+def test_measures_of_quality_and_cleaning_take_more(tmp_path: Path, model: Path, images: Path):
+    def forecast(**options: Any) -> CaseNeed:
+        session = Session(make_config(images, tmp_path / "out", model, dry_run=True, **options), lambda event: None)
+        need = session.forecast(list_input_cases(images, 1, ".nii.gz")).needs[1]
+        assert need is not None
+        return need
+
+    plain = forecast()
+    (model / "quality.json").write_text("{}")
+    (model / "postprocessing.json").write_text("{}")
+    learned = forecast()
+    assert learned.exporting > plain.exporting and learned.writing > plain.writing
+    assert forecast(postprocessing="none").writing == plain.writing
+
+
 def test_a_resampling_only_nnunet_knows_holds_all_labels_at_once(tmp_path: Path, model: Path, images: Path):
     dense = make_model(tmp_path, plan_name="densePlans", resampling_fn_probabilities="resample_torch_fornnunet",
                        resampling_fn_probabilities_kwargs={"is_seg": False})  # fmt: skip

@@ -117,3 +117,16 @@ def test_entries_of_schema_1_and_broken_ones_are_shown_as_far_as_they_go():
     document = make_document(entries)
     assert read_rows(document)[0]["case"] == "a"
     assert "| a | done | - | - | - | - |" in format_page(document)
+
+
+def test_a_case_that_is_not_accepted_says_so_and_comes_before_those_that_are():
+    quality = {"priority": 0.0, "labels": []}
+    cases = {
+        "a": {"status": "done", "quality": {**quality, "is_accepted": True}},
+        "b": {"status": "done", "quality": {**quality, "is_accepted": False}},
+    }
+    assert rank_entries(cases) == ["b", "a"]
+    document = make_document(cases)
+    rows = [line for line in format_page(document).splitlines() if line.startswith(("| a ", "| b "))]
+    assert ["not accepted" in row for row in rows] == [True, False]
+    assert [row.split(",")[5] for row in format_csv(document).splitlines()[1:]] == ["yes", "no"]
