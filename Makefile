@@ -60,6 +60,7 @@ gpu: setup ## tests and measurements that need a CUDA device
 	$(BIN)/pytest -m gpu tests/gpu
 	$(BIN)/python -m tests.bench.measure_gpu
 	$(BIN)/python -m tests.bench.train_gpu
+	$(BIN)/python -m tests.bench.predict_gpu
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stu_pipeline.datasets.cases import Case
@@ -117,14 +117,22 @@ class Forecast:
         return all(self._count_together(indices, place) <= self.limit for place in range(len(indices)))
 
     def _count_together(self, indices: Sequence[int], place: int) -> int:
+        return sum(self._list_terms(indices, place).values())
+
+    def _list_terms(self, indices: Sequence[int], place: int) -> dict[str, int]:
+        """Return what is held at once while a case is predicted and its neighbours are read and written."""
+        terms = {"process": self.process.resident}
         need = self._find(indices[place])
-        total = self.process.resident
-        total += need.count_predicting(self.process.pass_bytes) if need is not None else 0
-        for index in indices[place + 1 : place + 1 + self.num_ahead]:
-            following = self._find(index)
-            total += 0 if following is None else following.loading
+        if need is not None:
+            inside = self.process.pass_bytes
+            terms["image"] = need.loaded
+            terms["sums, tiles and mask"] = need.computing
+            terms["pass or export"] = need.count_predicting(inside) - need.loaded - need.computing
+        following = [self._find(index) for index in indices[place + 1 : place + 1 + self.num_ahead]]
+        terms["next"] = sum(item.loading for item in following if item is not None)
         before = self._find(indices[place - 1]) if place else None
-        return total + (0 if before is None else before.loaded + before.writing)
+        terms["last"] = 0 if before is None else before.loaded + before.writing
+        return terms
 
     def _find(self, index: int) -> CaseNeed | None:
         """Return what a case takes; None for one that is not known or will not run."""
@@ -160,7 +168,7 @@ class Forecast:
         limit = f"--max-ram {self.limit / _GIB:.2f}" if self.is_asked else f"{self.limit / _GIB:.2f} GiB can be used"
         largest = max(self.peaks, key=lambda name: self.peaks[name], default=None)
         where = f", at case '{largest}'" if largest is not None else ""
-        lines = [f"peak: {self.peak / _GIB:.2f} GiB of RAM{where}; {limit}"]
+        lines = [f"peak: {self.peak / _GIB:.2f} GiB of RAM{where}; {limit}", *self._explain_peak(largest)]
         alone = sum(len(share.cases) for share in self.shares if share.num_ahead == 0 and self.num_ahead)
         if alone and len(self.cases) > 1:
             lines.append(f"{alone} of {len(self.cases)} cases run alone: reading and writing wait for them")
@@ -169,6 +177,15 @@ class Forecast:
         if self.refused:
             lines.append(f"{len(self.refused)} of {len(self.cases)} cases do not fit and would be refused")
         return lines
+
+    def _explain_peak(self, name: str | None) -> Iterator[str]:
+        """Put numbers into the formula, for the case that takes the most with its neighbours."""
+        for share in self.shares:
+            names = [case.id for case in share.cases]
+            if share.num_ahead and name in names:
+                first = self.cases.index(share.cases[0])
+                terms = self._list_terms(range(first, first + len(names)), names.index(str(name)))
+                yield "= " + " + ".join(f"{what} {value / _GIB:.2f}" for what, value in terms.items())
 
     def _describe_case(self, case: Case, need: CaseNeed | None) -> list[str]:
         if need is None:

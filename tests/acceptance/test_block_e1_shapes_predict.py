@@ -15,7 +15,9 @@ from tests.synthetic import write_volume
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_odd_shapes_get_a_mask_on_their_own_grid(name, tmp_path, capfd):
     shapes, spacing = SHAPES[name]
-    model = write_model_folder(tmp_path / "results", network="PlainConvUNet", mirror_axes=(0, 2), patch=(16, 16, 16))
+    model = write_model_folder(
+        tmp_path / "results", network="PlainConvUNet", mirror_axes=(2,), spacing_mm=(1.0, 1.0, 1.0)
+    )
     generator = np.random.default_rng(0)
     for index, shape in enumerate(shapes):
         image = generator.normal(50, 20, shape).astype(np.float32)

@@ -32,7 +32,7 @@ def main() -> None:
         report(f"step, {scale} bf16; PlainConvUNet {precision}; {patch} batch {BATCH}", ours, stock)
     report("`stu --help` against `nnUNetv2_predict -h`", run_command("stu_pipeline", "--help"), run_stock_help())
     # Processes of their own: what they start would be measured with this one's memory.
-    for name in ("loss", "augmentation"):
+    for name in ("loss", "augmentation", "export", "evaluate"):
         subprocess.run([sys.executable, "-m", f"tests.bench.{name}"], check=True)
     for name in ("train_vs_nnunet", "plan_vs_nnunet"):
         subprocess.run([sys.executable, "-m", f"tests.bench.{name}", *sys.argv[1:]], check=True)

@@ -24,8 +24,9 @@ _FLOAT = 4
 _DENSE_COPIES = 2
 # The one kept of the last slab, and it beside the first of the next one.
 _OLD_PLANES = 3
-# nnU-Net's own export: the slabs and their sum, then each channel in double precision on both grids.
-_ENGINE_COPIES, _ENGINE_CHANNEL_BYTES = 2, 16
+# nnU-Net's own export: the scores of the case, each channel in double precision on both grids; then they lie beside the
+# resampled ones and their probabilities.
+_ENGINE_CHANNEL_BYTES = 16
 # Measures of quality are taken of so many numbers at a time, in so many bytes each.
 _QUALITY_VALUES, _QUALITY_BYTES = 1 << 22, 20
 # A zarr collects this much before it writes.
@@ -75,20 +76,15 @@ def forecast_slabs(
     first = parts[0]
     is_gpu = ensemble.settings.device.type == "cuda"
     writes = config.probabilities != "none" if has_probabilities is None else has_probabilities
-    mask = math.prod(first.grid.full_shape) * np.dtype(choose_mask_type(first.group.decision)).itemsize
+    mask = _count_mask_bytes(first)
     held = sum(part.window.ring_bytes + part.window.group_bytes - part.window.pass_bytes for part in parts)
     held += sum(_count_merged_bytes(part) for part in parts)
     passing = max(part.window.pass_bytes for part in parts)
-    if len(parts) == 1 and not first.needs_engine:
-        planes = _choose_slab_planes(first)
-        exporting = forecast_export_bytes(first.grid, first.group.decision, first.axis, planes, on_gpu=is_gpu) - mask
-        exporting += _count_dense_bytes(first) if writes else 0
-    else:
-        # Probabilities of all groups, and their mean.
-        exporting = sum(_count_engine_bytes(part) if part.needs_engine else _count_dense_bytes(part) for part in parts)
-        exporting += DENSE_PLANES * _count_plane_bytes(first)
+    exporting = _count_export_bytes(parts, writes=writes, is_gpu=is_gpu)
     added = _count_sink_bytes(first, config) if writes else 0
     added += _QUALITY_VALUES * _QUALITY_BYTES if has_quality else 0
+    if len(parts) > 1 and not is_gpu:  # the slabs of one group wait while another one predicts its next tiles
+        held, exporting = held + exporting, 0
     is_in_ram = not is_gpu or any(part.needs_engine for part in parts)
     counts = [count for part in parts for count in _count_tiles(part)]
     return SlabsNeed(
@@ -116,15 +112,34 @@ class _Part:
         return not is_export_known(self.group.model.configuration)
 
 
+def _count_mask_bytes(part: _Part) -> int:
+    return math.prod(part.grid.full_shape) * np.dtype(choose_mask_type(part.group.decision)).itemsize
+
+
+def _count_export_bytes(parts: Sequence[_Part], *, writes: bool, is_gpu: bool) -> int:
+    """Count the bytes of slabs on their way to the mask, the mask not included."""
+    first = parts[0]
+    if len(parts) > 1 or first.needs_engine:
+        # Probabilities of all groups, and their mean.
+        dense = sum(_count_engine_bytes(part) if part.needs_engine else _count_dense_bytes(part) for part in parts)
+        return dense + (DENSE_PLANES * _count_plane_bytes(first) if len(parts) > 1 else 0)
+    planes = _choose_slab_planes(first)
+    pruned = forecast_export_bytes(first.grid, first.group.decision, first.axis, planes, on_gpu=is_gpu)
+    return pruned - _count_mask_bytes(first) + (_count_dense_bytes(first) if writes else 0)
+
+
 def _choose_slab_planes(part: _Part) -> int:
     thickest = max(find_extent(window.settings.patch_voxels)[part.axis] for window in part.group.windows)
     return min(thickest, part.grid.network_shape[part.axis])
 
 
 def _count_kept_bytes(parts: Sequence[_Part]) -> int:
-    """Count what malloc keeps of the tiles."""
-    settings = [window.settings for part in parts for window in part.group.windows]
-    return min(_KEPT_BYTES, max(_FLOAT * item.num_outputs * math.prod(item.patch_voxels) for item in settings))
+    """Count what malloc keeps of the tiles of every group."""
+    return sum(
+        min(_KEPT_BYTES, max(_FLOAT * part.group.decision.num_outputs * math.prod(window.settings.patch_voxels)
+                             for window in part.group.windows))
+        for part in parts
+    )  # fmt: skip
 
 
 def _count_merged_bytes(part: _Part) -> int:
@@ -152,7 +167,7 @@ def _count_dense_bytes(part: _Part) -> int:
 def _count_engine_bytes(part: _Part) -> int:
     old, new = math.prod(part.grid.network_shape), math.prod(part.grid.cropped_shape)
     outputs = part.group.decision.num_outputs
-    return _FLOAT * outputs * (_ENGINE_COPIES * old + _DENSE_COPIES * new) + _ENGINE_CHANNEL_BYTES * max(old, new)
+    return _FLOAT * outputs * (old + _DENSE_COPIES * new) + _ENGINE_CHANNEL_BYTES * max(old, new)
 
 
 def _count_sink_bytes(part: _Part, config: PredictConfig) -> int:

@@ -7,7 +7,7 @@ its first voxel is, in `(z, y, x)` order; among equally large ones the one met f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,15 +23,16 @@ Box = tuple[slice, ...]
 
 COMPONENT_NEIGHBOURS = 26
 OUTSIDE_NEIGHBOURS = 6
+_MIN_HOLLOW = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Components:
-    """The components of a label inside a box, numbered from 1 in the order they are met."""
+    """The components of labels inside a box, numbered from 1 in the order they are met."""
 
     box: Box
     ids: npt.NDArray[np.unsignedinteger[Any]]
-    """Of every voxel of the box `(z, y, x)`, 0 outside of the label."""
+    """Of every voxel of the box `(z, y, x)`, 0 outside of the labels."""
     sizes: Counts
     """Voxels of each component; entry 0 is component 1."""
 
@@ -71,19 +72,28 @@ def join_boxes(boxes: Mapping[int, Box], values: Sequence[int]) -> Box | None:
 def find_components(label_map: LabelMap, values: Sequence[int], box: Box) -> Components:
     """Number the components of a label, or of several taken together.
 
-    The memory for it is at most 6 bytes per voxel of the box.
+    The memory for it is at most 5 bytes per voxel of the box.
 
     Args:
         label_map: `(z, y, x)`.
         values: the label values.
         box: holds every voxel of them.
     """
-    members = _find_members(label_map[box], values)
-    # cc3d 4.1 fails on a line of voxels with 26 neighbours; a line has no edges or corners to connect through.
-    is_line = sorted(members.shape)[-2] == 1
-    neighbours = OUTSIDE_NEIGHBOURS if is_line else COMPONENT_NEIGHBOURS
-    ids, number = cc3d.connected_components(members, connectivity=neighbours, return_N=True)
-    return Components(box, ids, np.bincount(ids.ravel(), minlength=number + 1)[1:].astype(np.int64))
+    return _number(find_members(label_map[box], values), box)
+
+
+def find_all_components(label_map: LabelMap, box: Box) -> tuple[Components, Counts]:
+    """Number the components of every label in a box, each label by itself, in one pass however many there are.
+
+    Returns:
+        The components, and the label value of each.
+    """
+    inside = np.ascontiguousarray(label_map[box])
+    found = _number(inside, box)
+    values = np.zeros(len(found.sizes) + 1, dtype=np.int64)
+    for plane, ids in zip(inside, found.ids, strict=True):
+        values[ids] = plane
+    return found, values[1:]
 
 
 def choose_kept(
@@ -124,42 +134,89 @@ def remove_components(label_map: LabelMap, components: Components, kept: Mask, b
     """
     if not kept.all():
         goes = np.concatenate([[False], ~kept])
-        label_map[components.box][goes[components.ids]] = becomes
+        for plane, ids in zip(label_map[components.box], components.ids, strict=True):
+            plane[goes[ids]] = becomes
 
 
-def find_holes(label_map: LabelMap, values: Sequence[int], box: Box) -> Mask:
-    """Find the background that a label encloses: that no path through faces and past the label leads out of.
+def find_holes(label_map: LabelMap, components: Components, chosen: Mask) -> Iterator[tuple[int, Box, Mask]]:
+    """Find the background that components enclose: that no path through faces and past one leads out of.
 
     Another label inside a hole does not belong to it. What touches the border of the image is open there, unless the
-    image is a single voxel thick: a flat image has holes within its plane.
+    image is a single voxel thick: a flat image has holes within its plane. As what encloses a hole is connected, one
+    component at a time is looked at, and those that can hold nothing are not.
+
+    Args:
+        label_map: `(z, y, x)`; it may be changed between two holes.
+        components: of it.
+        chosen: whether the holes of each component are wanted.
+
+    Yields:
+        The component's place in `sizes`, its box in the map, and the background it encloses there.
+    """
+    is_thick = [size > 1 for size in label_map.shape]
+    # What encloses a voxel has one beside each of its faces.
+    may_hold = chosen & (components.sizes >= 2 * sum(is_thick))
+    if not may_hold.any():
+        return
+    for index, inner in enumerate(find_objects(components.ids)):
+        widths = [axis.stop - axis.start for axis, thick in zip(inner, is_thick, strict=True) if thick]
+        if not may_hold[index] or min(widths, default=0) < _MIN_HOLLOW:
+            continue
+        holes = _find_enclosed(components.ids[inner] != index + 1, is_thick)
+        box = tuple(slice(o.start + i.start, o.start + i.stop) for o, i in zip(components.box, inner, strict=True))
+        holes &= label_map[box] == 0
+        if holes.any():
+            yield index, box, holes
+
+
+def fill_holes(label_map: LabelMap, components: Components, fill_values: Counts) -> Counts:
+    """Fill what components enclose, in place.
 
     Args:
         label_map: `(z, y, x)`.
-        values: the label values, taken together.
-        box: holds every voxel of them.
+        components: of it.
+        fill_values: what the holes of each component become; 0 leaves them alone.
 
     Returns:
-        Of the box's shape.
+        How many voxels were filled, per component.
     """
-    inside = label_map[box]
-    ids, number = cc3d.connected_components(
-        ~_find_members(inside, values), connectivity=OUTSIDE_NEIGHBOURS, return_N=True
-    )
-    is_closed = np.ones(number + 1, dtype=bool)
-    is_closed[0] = False
-    for axis in range(label_map.ndim):
-        if label_map.shape[axis] > 1:
-            for end in (0, -1):
-                is_closed[np.unique(ids.take(end, axis=axis))] = False
-    if not is_closed.any():
-        return np.zeros(inside.shape, dtype=bool)
-    holes: Mask = is_closed[ids]
-    holes &= inside == 0
-    return holes
+    filled = np.zeros(len(components.sizes), dtype=np.int64)
+    for index, box, holes in find_holes(label_map, components, fill_values != 0):
+        label_map[box][holes] = fill_values[index]
+        filled[index] = np.count_nonzero(holes)
+    return filled
 
 
-def _find_members(array: LabelMap, values: Sequence[int]) -> Mask:
+def find_members(array: LabelMap, values: Sequence[int]) -> Mask:
+    """Return where an array has one of several values, in the memory of one mask."""
     members: Mask = array == values[0]
     for value in values[1:]:
         members |= array == value
     return np.ascontiguousarray(members)
+
+
+def _number(array: npt.NDArray[Any], box: Box) -> Components:
+    # cc3d 4.1 fails on a line of voxels with 26 neighbours; a line has no edges or corners to connect through.
+    is_line = sorted(array.shape)[-2] == 1
+    neighbours = OUTSIDE_NEIGHBOURS if is_line else COMPONENT_NEIGHBOURS
+    ids, number = cc3d.connected_components(array, connectivity=neighbours, return_N=True)
+    sizes = np.zeros(number + 1, dtype=np.int64)
+    for plane in ids:  # bincount makes 8 bytes of every voxel it is given
+        np.add(sizes, np.bincount(plane.ravel(), minlength=number + 1), out=sizes)
+    return Components(box, ids, sizes[1:])
+
+
+def _find_enclosed(outside: Mask, is_thick: Sequence[bool]) -> Mask:
+    """Return the parts of `outside` that reach no face of their box; an image has none along an axis of one voxel."""
+    ids, number = cc3d.connected_components(outside, connectivity=OUTSIDE_NEIGHBOURS, return_N=True)
+    is_closed = np.ones(number + 1, dtype=bool)
+    is_closed[0] = False
+    for axis, has_faces in enumerate(is_thick):
+        if has_faces:
+            for end in (0, -1):
+                is_closed[np.unique(ids.take(end, axis=axis))] = False
+    enclosed: Mask = np.zeros(outside.shape, dtype=bool)
+    if is_closed.any():
+        for plane, own in zip(enclosed, ids, strict=True):
+            plane[...] = is_closed[own]
+    return enclosed

@@ -12,17 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from stu_pipeline.datasets.dataset_json import DatasetJson
 from stu_pipeline.datasets.volume import Grid, Spacing
 from stu_pipeline.errors import DataError
 from stu_pipeline.prediction.model_json import RULES_FILE
 from stu_pipeline.prediction.postprocessing.operations import (
-    Box,
+    Counts,
     LabelMap,
     choose_kept,
+    fill_holes,
+    find_all_components,
     find_boxes,
     find_components,
-    find_holes,
     join_boxes,
     remove_components,
 )
@@ -38,7 +42,7 @@ _MAX_VALUE = 65535
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelRule:
-    """What is done to one label, region, or the whole foreground: components first, then holes."""
+    """What is done to one label, region, or the whole foreground."""
 
     label: str
     values: tuple[int, ...]
@@ -51,6 +55,16 @@ class LabelRule:
     """How many of the largest components stay; None for all."""
     min_size_mm3: float | None = None
     """Smaller components go; None for none."""
+
+    @property
+    def removes(self) -> bool:
+        """Whether components are taken out."""
+        return self.keep_largest is not None or self.min_size_mm3 is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is about a single label value."""
+        return len(self.values) == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,31 +103,33 @@ class Change:
 def apply_rules(
     mask: LabelMap, rules: PostprocessingRules, spacing_mm: Sequence[float]
 ) -> tuple[LabelMap, tuple[Change, ...]]:
-    """Clean up a mask in place.
+    """Clean up a mask in place: all components that go are taken out first, then holes are filled.
 
-    Beside the mask it takes at most 6 bytes per voxel of the box around the label at work.
+    Beside the mask it takes at most 6 bytes per voxel of the box around the labels of the rules. Many labels take not
+    much longer than one.
 
     Args:
         mask: label values as the network counts them, `(z, y, x)`; it is changed.
-        rules: applied in their order.
+        rules: applied in their order, the foreground first.
         spacing_mm: `(z, y, x)`, see `choose_spacing`.
 
     Returns:
         The same array, and what each rule changed; rules that changed nothing are left out.
     """
-    voxel_mm3 = math.prod(spacing_mm)
-    boxes = find_boxes(mask) if rules.rules else {}
-    changes = []
-    for rule in rules.rules:
-        box = join_boxes(boxes, rule.values)
-        if box is None:
-            continue
-        change = _apply_rule(mask, rule, box, voxel_mm3)
-        if change.num_removed or change.filled_ml:
-            changes.append(change)
-            if rule.removed_value:
-                boxes = find_boxes(mask)  # a label around it may have grown
-    return mask, tuple(changes)
+    voxel_ml = math.prod(spacing_mm) / 1000
+    removed = {rule: (0, 0) for rule in rules.rules}
+    removed |= _remove(mask, [rule for rule in rules.rules if rule.removes], voxel_ml * 1000)
+    filled = _fill(mask, [rule for rule in rules.rules if rule.fill_value is not None])
+    changes = [
+        Change(
+            label=rule.label,
+            num_removed=removed[rule][0],
+            removed_ml=removed[rule][1] * voxel_ml,
+            filled_ml=filled.get(rule, 0) * voxel_ml,
+        )
+        for rule in rules.rules
+    ]
+    return mask, tuple(change for change in changes if change.num_removed or change.filled_ml)
 
 
 def choose_spacing(grid: Grid) -> Spacing:
@@ -183,27 +199,59 @@ def read_rules(path: Path) -> PostprocessingRules:
         raise DataError(f"'{path.name}' is damaged: {type(error).__name__} {error}", where=path, hint=_HINT) from error
 
 
-def _apply_rule(mask: LabelMap, rule: LabelRule, box: Box, voxel_mm3: float) -> Change:
-    num_removed = removed = filled = 0
-    if rule.keep_largest is not None or rule.min_size_mm3 is not None:
+def _remove(mask: LabelMap, rules: Sequence[LabelRule], voxel_mm3: float) -> dict[LabelRule, tuple[int, int]]:
+    """Take components out, and return by rule how many, and of how many voxels."""
+    found = {}
+    # What is taken out of a region goes to the region around it, so one rule waits for another.
+    together = [rule for rule in rules if rule.is_plain] if not any(rule.removed_value for rule in rules) else []
+    boxes = find_boxes(mask) if rules else {}
+    for rule in rules:
+        box = join_boxes(boxes, rule.values)
+        if box is None or rule in together:
+            continue
         components = find_components(mask, rule.values, box)
-        kept = choose_kept(
-            components.sizes, keep_largest=rule.keep_largest, min_size_mm3=rule.min_size_mm3, voxel_mm3=voxel_mm3
-        )
+        kept = _choose(rule, components.sizes, voxel_mm3)
         remove_components(mask, components, kept, rule.removed_value)
-        num_removed, removed = int((~kept).sum()), int(components.sizes[~kept].sum())
-        del components
-    if rule.fill_value is not None:
-        holes = find_holes(mask, rule.values, box)
-        filled = int(holes.sum())
-        if filled:
-            mask[box][holes] = rule.fill_value
-    return Change(
-        label=rule.label,
-        removed_ml=removed * voxel_mm3 / 1000,
-        num_removed=num_removed,
-        filled_ml=filled * voxel_mm3 / 1000,
-    )
+        found[rule] = (int((~kept).sum()), int(components.sizes[~kept].sum()))
+        if rule.removed_value:
+            boxes = find_boxes(mask)  # a label around it may have grown
+    box = join_boxes(boxes, [rule.values[0] for rule in together])
+    if box is not None:
+        components, values = find_all_components(mask, box)
+        kept = np.ones(len(values), dtype=bool)
+        for rule in together:
+            own = np.flatnonzero(values == rule.values[0])
+            kept[own] = _choose(rule, components.sizes[own], voxel_mm3)
+            gone = own[~kept[own]]
+            found[rule] = (len(gone), int(components.sizes[gone].sum()))
+        remove_components(mask, components, kept, 0)
+    return found
+
+
+def _choose(rule: LabelRule, sizes: Counts, voxel_mm3: float) -> npt.NDArray[np.bool_]:
+    return choose_kept(sizes, keep_largest=rule.keep_largest, min_size_mm3=rule.min_size_mm3, voxel_mm3=voxel_mm3)
+
+
+def _fill(mask: LabelMap, rules: Sequence[LabelRule]) -> dict[LabelRule, int]:
+    """Fill holes, those in single labels first, and return by rule how many voxels."""
+    found = {}
+    boxes = find_boxes(mask) if rules else {}
+    plain = [rule for rule in rules if rule.is_plain]
+    box = join_boxes(boxes, [rule.values[0] for rule in plain])
+    if box is not None:
+        components, values = find_all_components(mask, box)
+        table = np.zeros(int(values.max()) + 1, dtype=np.int64)
+        for rule in plain:
+            table[rule.values[0] : rule.values[0] + 1] = rule.fill_value or 0
+        filled = fill_holes(mask, components, table[values])
+        found = {rule: int(filled[values == rule.values[0]].sum()) for rule in plain}
+    for rule in rules:
+        box = join_boxes(boxes, rule.values)
+        if box is not None and not rule.is_plain:
+            components = find_components(mask, rule.values, box)
+            filled = fill_holes(mask, components, np.full(len(components.sizes), rule.fill_value))
+            found[rule] = int(filled.sum())
+    return found
 
 
 def _explain_stock_file(model_folder: Path) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ One pass over a case per label gives the Dice after each candidate without touch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,11 @@ from stu_pipeline.prediction.postprocessing.operations import (
     add_counts,
     choose_kept,
     count_values,
+    find_all_components,
     find_boxes,
     find_components,
     find_holes,
+    find_members,
     join_boxes,
 )
 from stu_pipeline.prediction.postprocessing.targets import Target, make_foreground
@@ -123,59 +125,108 @@ def tabulate_case(
         voxel_mm3: volume of a voxel.
         ignore: voxels with this value in the reference are not scored.
     """
-    num_reference = count_values(reference)
+    scene = _Scene(prediction, reference, make_foreground(tuple(targets)).values, ignore)
+    there = count_values(reference)
     boxes = find_boxes(prediction)
-    whole = make_foreground(tuple(targets))
-    box = join_boxes(boxes, whole.values)
-    foreground = None if box is None else find_components(prediction, whole.values, box)
+    tables: dict[Target, _Counted] = {}
+    foreground = scene.number(boxes, scene.values)
+    if foreground is not None:
+        plain = [target for target in targets if len(target.values) == 1]
+        found, values = find_all_components(prediction, foreground.box)
+        counted = scene.count(found, foreground, [(int(value),) for value in values], _choose_filled(values, plain))
+        tables = {target: counted.take(np.flatnonzero(values == target.values[0])) for target in plain}
+    for target in targets:
+        own = scene.number(boxes, target.values) if target not in tables else None
+        if own is not None and foreground is not None:
+            wanted = np.full(len(own.sizes), target.fill_value is not None)
+            tables[target] = scene.count(own, foreground, [target.values] * len(own.sizes), wanted)
     return CaseTable(
         voxel_mm3=voxel_mm3,
-        foreground_sizes=np.zeros(0, dtype=np.int64) if foreground is None else foreground.sizes,
-        targets=tuple(
-            _tabulate_target(
-                prediction,
-                reference,
-                target,
-                num_reference=add_counts(num_reference, target.values),
-                box=join_boxes(boxes, target.values),
-                foreground=foreground,
-                ignore=ignore,
-            )
-            for target in targets
-        ),
+        foreground_sizes=_NONE if foreground is None else foreground.sizes,
+        targets=tuple(tables.get(t, _NOTHING_COUNTED).tabulate(add_counts(there, t.values)) for t in targets),
     )
 
 
-def _tabulate_target(
-    prediction: LabelMap,
-    reference: LabelMap,
-    target: Target,
-    *,
-    num_reference: int,
-    box: Box | None,
-    foreground: Components | None,
-    ignore: int | None,
-) -> TargetTable:
-    none = np.zeros(0, dtype=np.int64)
-    if box is None or foreground is None:
-        return TargetTable(num_reference=num_reference, sizes=none, scored=none, hits=none, places=none)
-    found = find_components(prediction, target.values, box)
-    is_right = np.isin(reference[box], target.values)
-    is_scored = np.ones_like(is_right) if ignore is None else reference[box] != ignore
-    holes = find_holes(prediction, target.values, box) if target.fill_value is not None else np.zeros_like(is_right)
-    return TargetTable(
-        num_reference=num_reference,
-        sizes=found.sizes,
-        scored=_count(found, is_scored),
-        hits=_count(found, is_right),
-        places=_find_places(found, foreground),
-        hole_scored=int(np.count_nonzero(holes & is_scored)),
-        hole_hits=int(np.count_nonzero(holes & is_right)),
-    )
+@dataclass(frozen=True, slots=True, eq=False)
+class _Counted:
+    """Counts per component, see `TargetTable`."""
+
+    sizes: Counts
+    scored: Counts
+    hits: Counts
+    places: Counts
+    hole_scored: Counts
+    hole_hits: Counts
+
+    def take(self, chosen: npt.NDArray[np.intp]) -> _Counted:
+        return _Counted(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+    def tabulate(self, num_reference: int) -> TargetTable:
+        return TargetTable(
+            num_reference=num_reference,
+            sizes=self.sizes,
+            scored=self.scored,
+            hits=self.hits,
+            places=self.places,
+            hole_scored=int(self.hole_scored.sum()),
+            hole_hits=int(self.hole_hits.sum()),
+        )
+
+
+_NONE: Counts = np.zeros(0, dtype=np.int64)
+_NOTHING_COUNTED = _Counted(_NONE, _NONE, _NONE, _NONE, _NONE, _NONE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scene:
+    """A case: prediction and reference, and what is scored."""
+
+    prediction: LabelMap
+    reference: LabelMap
+    values: tuple[int, ...]
+    ignore: int | None
+
+    def number(self, boxes: Mapping[int, Box], values: tuple[int, ...]) -> Components | None:
+        box = join_boxes(boxes, values)
+        return None if box is None else find_components(self.prediction, values, box)
+
+    def count(
+        self, found: Components, foreground: Components, values: Sequence[tuple[int, ...]], wanted: Mask
+    ) -> _Counted:
+        """Count components of which each has its values; holes where they are wanted."""
+        predicted, true = self.prediction[found.box], self.reference[found.box]
+        is_region = bool(values) and len(values[0]) > 1
+        is_right = find_members(true, values[0]) if is_region else predicted == true
+        is_scored = np.ones_like(is_right) if self.ignore is None else true != self.ignore
+        hole_scored, hole_hits = np.zeros((2, len(found.sizes)), dtype=np.int64)
+        # A component may lie in a hole of its own label: what was counted for the label is not counted again.
+        counted = np.zeros_like(self.prediction)
+        for index, box, holes in find_holes(self.prediction, found, wanted):
+            is_new = holes & (counted[box] != values[index][0])
+            counted[box][is_new] = values[index][0]
+            below = self.reference[box][is_new]
+            hole_scored[index] = below.size if self.ignore is None else np.count_nonzero(below != self.ignore)
+            hole_hits[index] = np.count_nonzero(np.isin(below, values[index]))
+        return _Counted(
+            sizes=found.sizes,
+            scored=_count(found, is_scored),
+            hits=_count(found, is_right),
+            places=_find_places(found, foreground),
+            hole_scored=hole_scored,
+            hole_hits=hole_hits,
+        )
+
+
+def _choose_filled(values: Counts, targets: Sequence[Target]) -> Mask:
+    """Return the components of labels that holes are filled in."""
+    return np.isin(values, [target.values[0] for target in targets if target.fill_value is not None])
 
 
 def _count(found: Components, chosen: Mask) -> Counts:
-    return np.bincount(found.ids[chosen], minlength=len(found.sizes) + 1)[1:].astype(np.int64)
+    counts = np.zeros(len(found.sizes) + 1, dtype=np.int64)
+    for ids, own in zip(found.ids, chosen, strict=True):
+        counts += np.bincount(ids[own], minlength=len(counts))
+    return counts[1:]
 
 
 def _find_places(found: Components, foreground: Components) -> Counts:
@@ -185,5 +236,7 @@ def _find_places(found: Components, foreground: Components) -> Counts:
         for own, outer in zip(found.box, foreground.box, strict=True)
     )
     places = np.zeros(len(found.sizes) + 1, dtype=np.int64)
-    places[found.ids.ravel()] = foreground.ids[inner].ravel()
-    return places[1:] - 1
+    for own, outer in zip(found.ids, foreground.ids[inner], strict=True):
+        places[own] = outer
+    found_places: Counts = places[1:] - 1
+    return found_places

@@ -136,6 +136,49 @@ def test_an_operation_that_spoils_one_case_is_not_kept(tmp_path):
     assert careless.evidence["steps"][0]["worst"] == pytest.approx(2 * 144 / 292 - 1)
 
 
+def test_of_two_operations_the_better_one_is_passed_over_where_it_harms_a_case():
+    def make_table(sizes: list[int], is_right: list[bool]) -> CaseTable:
+        counts, hits = np.array(sizes), np.array(sizes) * np.array(is_right)
+        table = TargetTable(
+            num_reference=int(hits.sum()), sizes=counts, scored=counts, hits=hits, places=np.arange(len(sizes))
+        )
+        return CaseTable(voxel_mm3=1.0, foreground_sizes=counts, targets=(table,))
+
+    tables = [make_table([1000 + index, 40 + index, 200], [True, False, False]) for index in range(14)]
+    tables.append(make_table([1000, 110], [True, True]))
+    groups = np.arange(15) % 5
+    assert [step.removal for step in choose_steps(tables, groups, ("a",), Limits(max_harm=0.5)) if step.is_kept] == [
+        Removal(keep_largest=1)
+    ]
+    careful = [step.removal for step in choose_steps(tables, groups, ("a",), Limits(max_harm=0.04))]
+    assert careful == [Removal(keep_largest=2)]
+
+
+def test_a_region_that_takes_a_right_one_inside_along_is_left_alone(tmp_path):
+    targets = (
+        Target(name="whole", values=(1, 2, 3)),
+        Target(name="core", values=(2, 3), removed_value=1),
+        Target(name="enhancing", values=(3,), removed_value=2),
+    )
+
+    def spoil(mask, generator):
+        return mask
+
+    cases = write_cases(tmp_path, spoil=spoil)
+    for index, case in enumerate(cases):
+        reference = np.zeros(SHAPE, dtype=np.uint8)
+        reference[1:13, 1:17, 1:17] = 1
+        reference[3:6, 3:9, 3:6] = 2
+        reference[4, 4, 4:6] = reference[10, 14, 13 : 14 + index % 2] = 3
+        prediction = reference.copy()
+        prediction[9:12, 13:16, 12:16][reference[9:12, 13:16, 12:16] == 1] = 2
+        write_volume(case.prediction, prediction)
+        write_volume(case.reference, reference)
+    rules = learn_rules(cases, LearningTask(targets=targets))
+    assert [step["label"] for step in rules.evidence["steps"] if step["is_kept"]] == ["core"]
+    assert rules.rules == ()
+
+
 def test_too_few_cases_prove_nothing(tmp_path):
     rules = learn_rules(write_cases(tmp_path, spoil=add_blobs, num_cases=4, num_groups=4), TASK)
     assert rules.rules == ()
@@ -186,6 +229,19 @@ def test_the_dice_of_a_table_is_that_of_the_cleaned_mask(seed):
     assert table.measure_dice(0, all_there, NOTHING, fills_holes=True) == pytest.approx(
         _measure_dice(filled, reference, 1), abs=1e-12
     )
+
+
+def test_a_hole_within_two_shells_of_a_label_counts_once_and_for_each_label_around_it():
+    prediction = np.zeros((11, 11, 11), dtype=np.uint8)
+    for start, value in ((0, 2), (1, 0), (2, 1), (3, 0), (4, 1), (5, 0)):
+        prediction[start : 11 - start, start : 11 - start, start : 11 - start] = value
+    reference = np.ones_like(prediction)
+    table = tabulate_case(prediction, reference, TARGETS, voxel_mm3=1.0)
+    enclosed = (prediction[3:8, 3:8, 3:8] == 0).sum()
+    assert [(target.hole_scored, target.hole_hits) for target in table.targets] == [
+        (enclosed, enclosed),
+        ((prediction == 0).sum(), 0),
+    ]
 
 
 def test_a_label_that_nobody_has_counts_as_right():

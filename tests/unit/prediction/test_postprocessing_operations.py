@@ -10,9 +10,10 @@ from stu_pipeline.prediction.postprocessing.operations import (
     add_counts,
     choose_kept,
     count_values,
+    fill_holes,
+    find_all_components,
     find_boxes,
     find_components,
-    find_holes,
     join_boxes,
     remove_components,
 )
@@ -64,28 +65,52 @@ def test_of_equally_large_components_the_one_met_first_stays():
         assert np.flatnonzero(cleaned).tolist() == [1, 2]
 
 
+def test_of_many_equally_large_components_the_first_ones_stay():
+    sizes = np.random.default_rng(0).integers(4, 6, 500)
+    kept = choose_kept(sizes, keep_largest=20)
+    assert np.flatnonzero(kept).tolist() == np.flatnonzero(sizes == 5)[:20].tolist()
+
+
 def test_a_component_of_just_the_minimum_size_stays():
     sizes = np.array([2, 3, 4])
     voxel = 0.7 * 0.7 * 1.1
     assert choose_kept(sizes, min_size_mm3=3 * 0.7 * 1.1 * 0.7, voxel_mm3=voxel).tolist() == [False, True, True]
+    assert 5 * (0.7 * 0.7 * 1.1) < 5 * 0.7 * 0.7 * 1.1  # by rounding
+    assert choose_kept(np.array([5]), min_size_mm3=5 * 0.7 * 0.7 * 1.1, voxel_mm3=0.7 * 0.7 * 1.1).all()
     assert choose_kept(sizes, min_size_mm3=3.01 * voxel, voxel_mm3=voxel).tolist() == [False, False, True]
     assert choose_kept(sizes, keep_largest=2, min_size_mm3=4, voxel_mm3=1).tolist() == [False, False, True]
     assert choose_kept(np.zeros(0, dtype=np.int64), keep_largest=1).tolist() == []
 
 
+def fill(label_map: np.ndarray, values=(1,)) -> np.ndarray:
+    """Return where holes of a label would be filled."""
+    box = join_boxes(find_boxes(label_map), values)
+    components = find_components(label_map, values, box)
+    cleaned = label_map.copy()
+    filled = fill_holes(cleaned, components, np.full(len(components.sizes), 9))
+    assert filled.sum() == (cleaned != label_map).sum()
+    assert set(cleaned[cleaned != label_map].tolist()) <= {9}
+    return cleaned != label_map
+
+
+@pytest.mark.parametrize("shape", [(7, 9, 8), (1, 20, 30), (20, 1, 30)])
+@pytest.mark.parametrize("density", [0.5, 0.7, 0.9])
 @pytest.mark.parametrize("seed", range(6))
-def test_holes_are_what_scipy_fills_and_background(seed):
-    label_map = draw_map(seed, density=0.9, shape=(7, 9, 8))
+def test_holes_are_what_scipy_fills_and_background(seed, density, shape):
+    label_map = draw_map(seed, density=density, shape=shape)
     label_map[label_map == 3] = 1
     label_map[label_map == 2] = 1 + seed % 2  # every other time with a second label
-    label_map[2:5, 3:6, 3:6] = 1
-    label_map[3, 4, 4] = 0
-    box = find_boxes(label_map)[1]
-    holes = np.zeros(label_map.shape, dtype=bool)
-    holes[box] = find_holes(label_map, (1,), box)
+    middle = tuple(slice(size // 2 - 1, size // 2 + 2) if size > 1 else slice(None) for size in shape)
+    label_map[middle] = 1
+    label_map[tuple(size // 2 for size in shape)] = 0
     member = label_map == 1
-    expected = ndimage.binary_fill_holes(member) & ~member & (label_map == 0)
-    assert np.array_equal(holes, expected)
+    if 1 in shape:
+        axis = shape.index(1)
+        expected = np.expand_dims(ndimage.binary_fill_holes(member.squeeze(axis)), axis)
+    else:
+        expected = ndimage.binary_fill_holes(member)
+    expected = expected & ~member & (label_map == 0)
+    assert np.array_equal(fill(label_map), expected)
     assert expected.any()
 
 
@@ -93,16 +118,33 @@ def test_another_label_in_a_hole_stays_and_what_touches_the_border_is_open():
     label_map = np.ones((3, 5, 5), dtype=np.uint8)
     label_map[1, 2, 1:4] = [0, 2, 0]
     label_map[0, 0, 0] = 0
-    holes = find_holes(label_map, (1,), find_boxes(label_map)[1])
-    assert np.argwhere(holes).tolist() == [[1, 2, 1], [1, 2, 3]]
+    assert np.argwhere(fill(label_map)).tolist() == [[1, 2, 1], [1, 2, 3]]
 
 
-def test_a_flat_image_has_holes_within_its_plane():
+def test_a_label_within_a_hole_of_itself_keeps_its_own_hole():
+    label_map = np.zeros((9, 9, 9), dtype=np.uint8)
+    for start, value in ((0, 1), (1, 0), (3, 1), (4, 0)):
+        label_map[start : 9 - start, start : 9 - start, start : 9 - start] = value
+    assert np.array_equal(fill(label_map), label_map == 0)
+
+
+def test_a_flat_image_has_holes_within_its_plane_and_a_plane_of_a_thick_one_has_not():
     label_map = np.ones((1, 3, 3), dtype=np.uint8)
     label_map[0, 1, 1] = 0
-    assert find_holes(label_map, (1,), find_boxes(label_map)[1]).sum() == 1
-    thick = np.concatenate([label_map, np.zeros_like(label_map)])
-    assert find_holes(thick, (1,), find_boxes(thick)[1]).sum() == 0
+    assert fill(label_map).sum() == 1
+    assert fill(np.concatenate([label_map, np.zeros_like(label_map)])).sum() == 0
+
+
+def test_all_labels_at_once_are_what_each_is_alone():
+    label_map = draw_map(5, density=0.6)
+    found, values = find_all_components(label_map, (slice(0, 6), slice(0, 9), slice(0, 8)))
+    boxes = find_boxes(label_map)
+    for value in (1, 2, 3):
+        alone = find_components(label_map, (value,), boxes[value])
+        assert found.sizes[values == value].tolist() == alone.sizes.tolist()
+    cleaned = label_map.copy()
+    remove_components(cleaned, found, found.sizes > 3, 0)
+    assert (cleaned != 0).sum() == found.sizes[found.sizes > 3].sum()
 
 
 def test_counts_by_value_are_those_of_numpy():

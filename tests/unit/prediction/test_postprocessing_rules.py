@@ -72,6 +72,38 @@ def test_the_foreground_is_cleaned_as_one():
     assert mask.tolist() == [[[1, 2, 2, 0, 0, 0, 0]]]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_rules_of_many_labels_do_what_each_does_alone(seed):
+    generator = np.random.default_rng(seed)
+    mask = np.where(generator.random((6, 14, 15)) < 0.6, generator.integers(1, 5, (6, 14, 15)), 0).astype(np.uint8)
+    rules = [
+        LabelRule(label="1", values=(1,), keep_largest=2),
+        LabelRule(label="3", values=(3,), min_size_mm3=12.0),
+        LabelRule(label="4", values=(4,), keep_largest=1, min_size_mm3=4.0),
+        LabelRule(label="9", values=(9,), keep_largest=1),
+    ]
+    one_by_one = mask.copy()
+    told = [change for rule in rules for change in apply_rules(one_by_one, make_rules(rule), (2.0, 1.0, 1.0))[1]]
+    together, changes = apply_rules(mask.copy(), make_rules(*rules), (2.0, 1.0, 1.0))
+    assert np.array_equal(together, one_by_one)
+    assert list(changes) == told and len(told) == 3
+    assert (together == 2).sum() == (mask == 2).sum()
+
+
+def test_what_a_removal_leaves_in_a_hole_is_filled():
+    mask = np.ones((5, 5, 5), dtype=np.uint8)
+    mask[1:4, 1:4, 1:4] = 0
+    mask[2, 2, 2] = 2
+    rules = make_rules(
+        LabelRule(label="liver", values=(1,), fill_value=1), LabelRule(label="tumour", values=(2,), min_size_mm3=5.0)
+    )
+    cleaned, changes = apply_rules(mask, rules, (1, 1, 1))
+    assert (cleaned == 1).all()
+    assert [(change.label, change.num_removed, change.filled_ml) for change in changes] == [
+        ("liver", 0, 0.027), ("tumour", 1, 0.0),
+    ]  # fmt: skip
+
+
 def test_a_region_that_is_taken_out_uncovers_the_region_around_it():
     dataset = describe_dataset(REGIONS, regions_class_order=[1, 2, 3])
     targets, refused = list_targets(dataset)
