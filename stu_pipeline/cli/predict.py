@@ -139,7 +139,8 @@ def _run(console: Console, config: PredictConfig) -> None:
 
 def _choose_next(config: PredictConfig) -> str:
     if config.dry_run:
-        return f"stu predict -i {config.input} -o {config.output} ... without --dry-run"
+        models = " ".join(f"-m {path}" for path in config.models)
+        return f"stu predict -i {config.input} -o {config.output} {models}"
     return f"stu evaluate -r REFERENCE -p {config.output}"
 
 

@@ -99,6 +99,7 @@ def read_channels(paths: Sequence[Path]) -> Volume:
         volume = read_image(path)
         array[start : start + len(volume.array)] = volume.array
         start += len(volume.array)
+        del volume  # else two channels lie in memory beside the stack
     notes = tuple(f"'{grid.path.name}': {note}" for grid in grids for note in grid.notes)
     return Volume(array=array, grid=replace(first, num_channels=num_channels, notes=notes))
 

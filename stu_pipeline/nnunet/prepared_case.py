@@ -6,7 +6,7 @@ Our own arrays where they equal nnU-Net's (docs/decisions/0008), its code for pl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,10 @@ class PreparedCase:
     """Whether the plan resamples scores with something that only nnU-Net knows."""
     spacing_mm: tuple[float, ...]
     """Of the network's grid, in the plan's axes."""
+
+    def without_voxels(self) -> PreparedCase:
+        """Return the geometry alone, to free the memory of the voxels."""
+        return replace(self, data=np.empty((0, 0, 0, 0), dtype=np.float32))
 
 
 def prepare_raw_case(

@@ -59,7 +59,7 @@ class Prediction:
     mask: Mask
     raw: RawCase
     prepared: PreparedCase
-    """Of the first group."""
+    """Of the first group, without its voxels."""
     watch: Watch
 
 
@@ -172,7 +172,7 @@ class Ensemble:
             mask = self._export(streams[0], prepared[0].grid, axes[0], sinks)
         else:
             mask = self._merge(streams, prepared, axes, sinks)
-        return Prediction(mask=mask, raw=raw, prepared=prepared[0], watch=watch)
+        return Prediction(mask=mask, raw=raw, prepared=prepared[0].without_voxels(), watch=watch)
 
     def _prepare(self, index: int, loaded: LoadedCase, watch: Watch) -> PreparedCase:
         found = loaded.prepared[index]

@@ -126,9 +126,10 @@ def test_a_cascade_sees_the_mask_of_its_previous_stage(tmp_path: Path, case: Cas
     ensemble = Ensemble([folder], CPU)
     loaded = ensemble.load(case)
     assert loaded.prepared == (None,)
-    found = ensemble.predict(loaded, Watch())
-    assert found.prepared.data.shape[0] == 3
-    assert set(np.unique(found.prepared.data[1:])) <= {0.0, 1.0}
+    seen = []
+    ensemble.predict(loaded, Watch(), lambda prepared, raw: seen.append(prepared.data) or Sinks())
+    assert seen[0].shape[0] == 3
+    assert set(np.unique(seen[0][1:])) <= {0.0, 1.0}
 
 
 @pytest.mark.parametrize(
