@@ -38,7 +38,7 @@ speaker.stdin.close()
 """
 _SERVER = training_runs._SERVER.replace(
     "import torch._dynamo, torch.utils.checkpoint",
-    "import torch._dynamo, stu_pipeline.prediction.predict, stu_pipeline.prediction.session\n"
+    "import torch._dynamo, stu_pipeline.prediction.predict, stu_pipeline.prediction.run.session\n"
     "import nnunetv2.preprocessing.preprocessors.default_preprocessor",
 )
 # Different in every run by their nature.

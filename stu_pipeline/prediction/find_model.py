@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stu_pipeline.errors import ModelError, UsageError
 from stu_pipeline.networks.scales import SCALES, parse_scale
-from stu_pipeline.prediction.folds import NAME_PARTS
+from stu_pipeline.prediction.models.folds import NAME_PARTS
 from stu_pipeline.workspace import DatasetPaths, find_dataset
 
 DEFAULT_CONFIGURATION = "3d_fullres"

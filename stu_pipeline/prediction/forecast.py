@@ -13,11 +13,11 @@ from typing import Any
 from stu_pipeline.datasets.cases import Case
 from stu_pipeline.errors import DataError, MemoryLimitError
 from stu_pipeline.host import measure_free_ram_gib
+from stu_pipeline.prediction.combining.ensemble import Ensemble
 from stu_pipeline.prediction.config import PredictConfig
-from stu_pipeline.prediction.ensemble import Ensemble
 from stu_pipeline.prediction.memory.case_need import CaseNeed, measure_need
 from stu_pipeline.prediction.memory.process_need import ProcessNeed, bound_process, measure_process
-from stu_pipeline.prediction.model_json import RULES_FILE
+from stu_pipeline.prediction.models.model_json import RULES_FILE
 from stu_pipeline.prediction.quality.document import QUALITY_FILE
 
 COLUMNS = ("case", "voxels", "network voxels", "RAM (GiB)", "GPU (GiB)", "disk (GiB)", "passes", "fits")

@@ -17,18 +17,18 @@ from stu_pipeline.datasets.cases import Case, list_input_cases
 from stu_pipeline.errors import PartialError, StorageError, StuError, UsageError
 from stu_pipeline.log import Listener, Notice, Progress, ignore_events
 from stu_pipeline.prediction.config import CaseReport, PredictConfig, PredictResult
-from stu_pipeline.prediction.extras_check import require_extras
-from stu_pipeline.prediction.manifest import Manifest
-from stu_pipeline.prediction.model_identity import find_model_identity
-from stu_pipeline.prediction.model_json import DATASET_FILE, PLAN_FILE, RULES_FILE, read_model_dataset
+from stu_pipeline.prediction.models.model_identity import find_model_identity
+from stu_pipeline.prediction.models.model_json import DATASET_FILE, PLAN_FILE, RULES_FILE, read_model_dataset
 from stu_pipeline.prediction.outputs import LOCK_FILE, RECORD_FILE, Outputs, choose_outputs
-from stu_pipeline.prediction.recipe import describe_recipe
+from stu_pipeline.prediction.proof.manifest import Manifest
+from stu_pipeline.prediction.proof.recipe import describe_recipe
+from stu_pipeline.prediction.run.extras_check import require_extras
 from stu_pipeline.records import write_record
 from stu_pipeline.storage import hash_file, hold_lock, remove_leftovers, storage_errors, write_bytes
 
 if TYPE_CHECKING:
-    from stu_pipeline.prediction.case_runner import CaseFailure, Outcome
-    from stu_pipeline.prediction.session import Session
+    from stu_pipeline.prediction.run.case_runner import CaseFailure, Outcome
+    from stu_pipeline.prediction.run.session import Session
 
 _MAX_LISTED = 10
 
@@ -68,7 +68,7 @@ class _Prediction:
     def session(self) -> Session:
         """The opened models."""
         if self._session is None:
-            from stu_pipeline.prediction.session import Session
+            from stu_pipeline.prediction.run.session import Session
 
             self._session = Session(self.config, self.listen)
         return self._session
@@ -160,7 +160,7 @@ class _Prediction:
     def _start(self, todo: Sequence[Case], manifest: Manifest) -> Iterator[Outcome]:
         if (self.config.gpus or 1) == 1:
             return self.session.run(todo, manifest)
-        from stu_pipeline.prediction.crew import list_devices, run_on_devices
+        from stu_pipeline.prediction.run.crew import list_devices, run_on_devices
 
         _ = self.session  # problems of the models are named once, here, not by every process
         devices = list_devices(self.config)

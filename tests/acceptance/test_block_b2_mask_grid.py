@@ -17,7 +17,7 @@ from stu_pipeline.inference.slabs import Slab
 from stu_pipeline.nnunet.mask_file import write_mask
 from stu_pipeline.nnunet.prepared_case import prepare_raw_case
 from stu_pipeline.nnunet.raw_case import read_raw_case
-from stu_pipeline.prediction.model_folder import open_model_folder
+from stu_pipeline.prediction.models.model_folder import open_model_folder
 from tests.image_files import make_affine, make_header, write_nifti
 from tests.model_folders import write_model_folder
 

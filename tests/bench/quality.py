@@ -27,10 +27,10 @@ from stu_pipeline.nnunet.prepared_case import prepare_raw_case
 from stu_pipeline.nnunet.raw_case import RawCase, read_raw_case
 from stu_pipeline.prediction.calibration.cases import find_cases, list_validated_folds
 from stu_pipeline.prediction.calibration.window import open_meter
-from stu_pipeline.prediction.ensemble import Ensemble, LoadedCase, Sinks
-from stu_pipeline.prediction.group import Watch
-from stu_pipeline.prediction.model_folder import open_model_folder
-from stu_pipeline.prediction.networks import InferenceSettings
+from stu_pipeline.prediction.combining.ensemble import Ensemble, LoadedCase, Sinks
+from stu_pipeline.prediction.combining.group import Watch
+from stu_pipeline.prediction.models.model_folder import open_model_folder
+from stu_pipeline.prediction.models.networks import InferenceSettings
 from stu_pipeline.prediction.quality.document import read_quality
 from stu_pipeline.prediction.quality.estimate import CaseQuality, estimate_quality
 from stu_pipeline.prediction.quality.features import ScoredLabel, list_scored_labels

@@ -19,11 +19,11 @@ import torch
 from stu_pipeline.datasets.cases import Case, list_input_cases
 from stu_pipeline.datasets.reading import read_label_map
 from stu_pipeline.inference.window_statistics import WindowStatistics
-from stu_pipeline.prediction.ensemble import Ensemble
-from stu_pipeline.prediction.group import Watch
-from stu_pipeline.prediction.model_folder import ModelFolder, open_model_folder
-from stu_pipeline.prediction.networks import InferenceSettings
-from stu_pipeline.prediction.saving import collect_saving
+from stu_pipeline.prediction.combining.ensemble import Ensemble
+from stu_pipeline.prediction.combining.group import Watch
+from stu_pipeline.prediction.models.model_folder import ModelFolder, open_model_folder
+from stu_pipeline.prediction.models.networks import InferenceSettings
+from stu_pipeline.prediction.run.saving import collect_saving
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ from stu_pipeline.inference.window import slide
 from stu_pipeline.inference.window_settings import WindowNetwork, WindowSettings
 from stu_pipeline.nnunet.model import build_network
 from stu_pipeline.prediction.config import PredictConfig
-from stu_pipeline.prediction.model_folder import ModelFolder, open_model_folder
-from stu_pipeline.prediction.networks import InferenceSettings, open_networks
+from stu_pipeline.prediction.models.model_folder import ModelFolder, open_model_folder
+from stu_pipeline.prediction.models.networks import InferenceSettings, open_networks
 from stu_pipeline.prediction.predict import predict
 from tests.model_folders import write_model_folder
 from tests.synthetic import make_image, make_label_map, write_volume

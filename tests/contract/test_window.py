@@ -21,7 +21,7 @@ from stu_pipeline.inference.tiles import build_importance, find_tile_starts
 from stu_pipeline.inference.window import slide
 from stu_pipeline.inference.window_settings import WindowNetwork, WindowSettings
 from stu_pipeline.nnunet.model import build_network
-from stu_pipeline.prediction.model_folder import open_model_folder
+from stu_pipeline.prediction.models.model_folder import open_model_folder
 from tests.model_folders import write_model_folder
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ import numpy as np
 
 from stu_pipeline.prediction.config import CaseReport, PredictConfig
 from stu_pipeline.prediction.outputs import Outputs
+from stu_pipeline.prediction.proof.recipe import describe_recipe
 from stu_pipeline.prediction.quality.document import QUALITY_FILE
 from stu_pipeline.prediction.quality.estimate import CaseQuality, LabelQuality
-from stu_pipeline.prediction.recipe import describe_recipe
 from stu_pipeline.prediction.report.document import build_document
 from stu_pipeline.prediction.report.tables import CSV_COLUMNS
 from stu_pipeline.prediction.report.training_data import TrainingData, Usual

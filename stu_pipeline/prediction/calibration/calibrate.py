@@ -17,9 +17,9 @@ from stu_pipeline.prediction.calibration.cases import ValidatedFold, find_cases,
 from stu_pipeline.prediction.calibration.config import CalibrateConfig, CalibrateResult
 from stu_pipeline.prediction.calibration.measure import CaseFeatures, measure_fold
 from stu_pipeline.prediction.device import choose_autocast, choose_device
-from stu_pipeline.prediction.model_folder import ModelFolder, open_model_folder
-from stu_pipeline.prediction.model_json import RULES_FILE
-from stu_pipeline.prediction.networks import InferenceSettings
+from stu_pipeline.prediction.models.model_folder import ModelFolder, open_model_folder
+from stu_pipeline.prediction.models.model_json import RULES_FILE
+from stu_pipeline.prediction.models.networks import InferenceSettings
 from stu_pipeline.prediction.postprocessing.learning import learn_postprocessing
 from stu_pipeline.prediction.postprocessing.rules import write_rules
 from stu_pipeline.prediction.quality.conformal import compute_proven_rate

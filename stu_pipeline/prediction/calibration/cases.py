@@ -15,7 +15,7 @@ from stu_pipeline.datasets.cases import Case, list_training_cases
 from stu_pipeline.datasets.dataset_json import read_dataset_json
 from stu_pipeline.datasets.endings import split_ending
 from stu_pipeline.errors import DataError, ModelError
-from stu_pipeline.prediction.folds import list_folds, suggest_training
+from stu_pipeline.prediction.models.folds import list_folds, suggest_training
 from stu_pipeline.storage import read_json
 from stu_pipeline.workspace import RunPaths, find_dataset, fold_folder
 

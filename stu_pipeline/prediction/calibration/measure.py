@@ -14,8 +14,8 @@ from stu_pipeline.datasets.cases import Case
 from stu_pipeline.errors import DataError, MemoryLimitError, NonFiniteError
 from stu_pipeline.log import Listener, Notice, Progress
 from stu_pipeline.prediction.calibration.window import FoldMeter
-from stu_pipeline.prediction.model_folder import ModelFolder
-from stu_pipeline.prediction.networks import InferenceSettings
+from stu_pipeline.prediction.models.model_folder import ModelFolder
+from stu_pipeline.prediction.models.networks import InferenceSettings
 from stu_pipeline.prediction.quality.features import LabelFeatures
 from stu_pipeline.storage import read_json, write_json
 from stu_pipeline.workspace import fold_folder

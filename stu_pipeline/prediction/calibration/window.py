@@ -7,10 +7,10 @@ import math
 from stu_pipeline.datasets.cases import Case
 from stu_pipeline.nnunet.prepared_case import PreparedCase
 from stu_pipeline.nnunet.raw_case import RawCase
-from stu_pipeline.prediction.ensemble import Ensemble, Prediction, Sinks
-from stu_pipeline.prediction.group import Watch
-from stu_pipeline.prediction.model_folder import ModelFolder
-from stu_pipeline.prediction.networks import InferenceSettings
+from stu_pipeline.prediction.combining.ensemble import Ensemble, Prediction, Sinks
+from stu_pipeline.prediction.combining.group import Watch
+from stu_pipeline.prediction.models.model_folder import ModelFolder
+from stu_pipeline.prediction.models.networks import InferenceSettings
 from stu_pipeline.prediction.quality.features import LabelFeatures
 from stu_pipeline.prediction.quality.meter import QualityMeter
 

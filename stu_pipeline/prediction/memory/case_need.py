@@ -20,8 +20,8 @@ from stu_pipeline.nnunet.model import EngineModel
 from stu_pipeline.nnunet.prepared_case import uses_engine
 from stu_pipeline.nnunet.raw_case import choose_sample_step
 from stu_pipeline.nnunet.uncropped_case import describe_uncropped_case
+from stu_pipeline.prediction.combining.ensemble import Ensemble
 from stu_pipeline.prediction.config import PredictConfig
-from stu_pipeline.prediction.ensemble import Ensemble
 from stu_pipeline.prediction.memory.slabs_need import forecast_slabs
 from stu_pipeline.preparation.memory import FLOAT_BYTES, forecast_preparing_bytes, forecast_reading_bytes
 

@@ -15,8 +15,8 @@ from torch import nn
 from stu_pipeline.inference.window_memory import choose_cpu_batch
 from stu_pipeline.inference.window_settings import WindowNetwork
 from stu_pipeline.nnunet.memory_meter import open_meter
-from stu_pipeline.prediction.ensemble import Ensemble
-from stu_pipeline.prediction.group import Group, Window
+from stu_pipeline.prediction.combining.ensemble import Ensemble
+from stu_pipeline.prediction.combining.group import Group, Window
 
 _STATUS = Path("/proc/self/status")
 _FLOAT = 4

@@ -15,9 +15,9 @@ from stu_pipeline.inference.stages import plan_stages
 from stu_pipeline.inference.tiles import build_tile_grid, find_extent
 from stu_pipeline.inference.window_memory import WindowForecast
 from stu_pipeline.nnunet.export_grid import is_export_known
+from stu_pipeline.prediction.combining.ensemble import DENSE_PLANES, Ensemble
+from stu_pipeline.prediction.combining.group import Group
 from stu_pipeline.prediction.config import PredictConfig
-from stu_pipeline.prediction.ensemble import DENSE_PLANES, Ensemble
-from stu_pipeline.prediction.group import Group
 
 _FLOAT = 4
 # Of the slabs that all groups make on the image's grid, in planes of all labels: resampled scores and probabilities.

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from stu_pipeline.datasets.dataset_json import DatasetJson
 from stu_pipeline.datasets.volume import Grid, Spacing
 from stu_pipeline.errors import DataError
-from stu_pipeline.prediction.model_json import RULES_FILE
+from stu_pipeline.prediction.models.model_json import RULES_FILE
 from stu_pipeline.prediction.postprocessing.operations import (
     Counts,
     LabelMap,

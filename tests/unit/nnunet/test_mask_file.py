@@ -14,7 +14,7 @@ from stu_pipeline.errors import StorageError
 from stu_pipeline.nnunet.mask_file import write_mask
 from stu_pipeline.nnunet.model import EngineModel
 from stu_pipeline.nnunet.raw_case import RawCase, read_raw_case
-from stu_pipeline.prediction.model_folder import open_model_folder
+from stu_pipeline.prediction.models.model_folder import open_model_folder
 from tests.model_folders import write_model_folder
 from tests.synthetic import write_volume
 

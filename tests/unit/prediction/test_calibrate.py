@@ -16,7 +16,7 @@ from stu_pipeline.datasets.dataset_json import read_dataset_json
 from stu_pipeline.errors import DataError, ModelError, UsageError
 from stu_pipeline.log import Notice
 from stu_pipeline.prediction.calibration.cases import list_validated_folds, parse_label_key, read_scores
-from stu_pipeline.prediction.model_folder import open_model_folder
+from stu_pipeline.prediction.models.model_folder import open_model_folder
 from stu_pipeline.prediction.quality.document import QUALITY_FILE, find_calibration, read_quality
 from stu_pipeline.prediction.quality.estimate import estimate_quality
 from tests.model_folders import write_model_folder

@@ -13,12 +13,12 @@ from stu_pipeline.datasets.cases import list_input_cases
 from stu_pipeline.datasets.reading import read_label_map
 from stu_pipeline.errors import UsageError
 from stu_pipeline.log import ignore_events
-from stu_pipeline.prediction.case_runner import CaseFailure
 from stu_pipeline.prediction.config import CaseReport, PredictConfig
-from stu_pipeline.prediction.crew import list_devices, run_on_devices
-from stu_pipeline.prediction.manifest import Manifest
 from stu_pipeline.prediction.outputs import choose_outputs
 from stu_pipeline.prediction.predict import predict
+from stu_pipeline.prediction.proof.manifest import Manifest
+from stu_pipeline.prediction.run.case_runner import CaseFailure
+from stu_pipeline.prediction.run.crew import list_devices, run_on_devices
 from tests.model_folders import write_model_folder
 from tests.synthetic import make_image, make_label_map, write_volume
 

@@ -12,11 +12,11 @@ import torch
 from stu_pipeline.datasets.cases import Case
 from stu_pipeline.errors import ModelError
 from stu_pipeline.inference.slabs import Slab
-from stu_pipeline.prediction.ensemble import Ensemble, Prediction, Sinks
-from stu_pipeline.prediction.group import Watch, group_folders
-from stu_pipeline.prediction.model_folder import ModelFolder, open_model_folder
-from stu_pipeline.prediction.networks import InferenceSettings
-from stu_pipeline.prediction.same_labels import require_same_labels
+from stu_pipeline.prediction.combining.ensemble import Ensemble, Prediction, Sinks
+from stu_pipeline.prediction.combining.group import Watch, group_folders
+from stu_pipeline.prediction.models.model_folder import ModelFolder, open_model_folder
+from stu_pipeline.prediction.models.networks import InferenceSettings
+from stu_pipeline.prediction.models.same_labels import require_same_labels
 from tests.model_folders import write_model_folder
 from tests.synthetic import make_image, make_label_map, write_volume
 

@@ -12,7 +12,7 @@ import pytest
 
 from stu_pipeline.datasets.cases import Case
 from stu_pipeline.errors import DataError
-from stu_pipeline.prediction.file_marks import (
+from stu_pipeline.prediction.proof.file_marks import (
     FileClock,
     FileMark,
     check_path,

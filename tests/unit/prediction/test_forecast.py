@@ -17,7 +17,7 @@ from stu_pipeline.prediction.forecast import COLUMNS, Forecast
 from stu_pipeline.prediction.memory.case_need import CaseNeed, measure_need
 from stu_pipeline.prediction.memory.process_need import ProcessNeed, bound_process, measure_process
 from stu_pipeline.prediction.predict import predict
-from stu_pipeline.prediction.session import Session
+from stu_pipeline.prediction.run.session import Session
 from stu_pipeline.preparation.case_settings import CaseSettings, Resampling
 from stu_pipeline.preparation.memory import forecast_preparing_bytes, forecast_reading_bytes
 from stu_pipeline.preparation.normalisation import Normalisation

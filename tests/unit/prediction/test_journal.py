@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from stu_pipeline.errors import StorageError
-from stu_pipeline.prediction.journal import Journal
+from stu_pipeline.prediction.proof.journal import Journal
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 WRITER = """
 import sys
 from pathlib import Path
-from stu_pipeline.prediction.journal import Journal
+from stu_pipeline.prediction.proof.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 for index in range(int(sys.argv[3])):
     journal.append(f"case_{sys.argv[2]}_{index}", {"text": sys.argv[2] * 20_000})

@@ -13,8 +13,8 @@ import pytest
 
 from stu_pipeline.datasets.cases import Case
 from stu_pipeline.prediction.config import CaseReport
-from stu_pipeline.prediction.manifest import Manifest, hash_inputs
 from stu_pipeline.prediction.outputs import Outputs, choose_outputs
+from stu_pipeline.prediction.proof.manifest import Manifest, hash_inputs
 from stu_pipeline.storage import hash_file
 
 RECIPE = {"models": [{"folder": "m", "folds": {"0": "x"}, "checkpoint": "final"}], "probabilities": "none"}

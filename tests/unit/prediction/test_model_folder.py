@@ -11,7 +11,7 @@ import pytest
 from stu_pipeline.errors import ModelError, UsageError
 from stu_pipeline.nnunet.checkpoint import read_checkpoint
 from stu_pipeline.prediction.find_model import find_model
-from stu_pipeline.prediction.model_folder import open_model_folder
+from stu_pipeline.prediction.models.model_folder import open_model_folder
 from tests.model_folders import write_checkpoint, write_model_folder
 
 
@@ -141,7 +141,7 @@ def test_a_cascade_without_its_previous_stage_says_how_to_train_it(tmp_path: Pat
 def test_weights_that_do_not_fit_the_ram_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = write_model_folder(tmp_path, folds=(0, 1))
     kept = [dict(item.load()) for item in open_model_folder(folder).folds]
-    monkeypatch.setattr("stu_pipeline.prediction.model_folder.measure_ram_bytes", lambda: 1000)
+    monkeypatch.setattr("stu_pipeline.prediction.models.model_folder.measure_ram_bytes", lambda: 1000)
     folds = open_model_folder(folder).folds
     assert [item.kept is None for item in folds] == [False, True]
     for item, expected in zip(folds, kept, strict=True):

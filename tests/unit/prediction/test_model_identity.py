@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from stu_pipeline.prediction.config import PredictConfig
-from stu_pipeline.prediction.model_folder import open_model_folder
-from stu_pipeline.prediction.model_identity import find_model_identity, identify_opened_model
-from stu_pipeline.prediction.recipe import describe_recipe, hash_recipe
+from stu_pipeline.prediction.models.model_folder import open_model_folder
+from stu_pipeline.prediction.models.model_identity import find_model_identity, identify_opened_model
+from stu_pipeline.prediction.proof.recipe import describe_recipe, hash_recipe
 from tests.model_folders import write_model_folder
 
 

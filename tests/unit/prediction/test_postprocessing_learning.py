@@ -15,7 +15,7 @@ from scipy.stats import wilcoxon
 from stu_pipeline.datasets.cases import list_training_cases
 from stu_pipeline.datasets.dataset_json import read_dataset_json
 from stu_pipeline.errors import DataError
-from stu_pipeline.prediction.model_folder import open_model_folder
+from stu_pipeline.prediction.models.model_folder import open_model_folder
 from stu_pipeline.prediction.postprocessing.case_files import LearningCase, LearningTask, clean_files
 from stu_pipeline.prediction.postprocessing.choosing import CANDIDATES, Limits, choose_steps, compute_p
 from stu_pipeline.prediction.postprocessing.learning import learn_postprocessing, learn_rules

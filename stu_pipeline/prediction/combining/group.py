@@ -17,8 +17,8 @@ from stu_pipeline.inference.window_settings import CertaintySettings, WindowNetw
 from stu_pipeline.inference.window_statistics import WindowStatistics
 from stu_pipeline.nnunet.model import EngineModel
 from stu_pipeline.nnunet.prepared_case import PreparedCase, describe_preparation
-from stu_pipeline.prediction.model_folder import ModelFolder
-from stu_pipeline.prediction.networks import InferenceSettings, count_network_parameters, open_networks
+from stu_pipeline.prediction.models.model_folder import ModelFolder
+from stu_pipeline.prediction.models.networks import InferenceSettings, count_network_parameters, open_networks
 
 
 def _ignore_tiles(done: int, total: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stu_pipeline.errors import ModelError
-from stu_pipeline.prediction.model_folder import ModelFolder
+from stu_pipeline.prediction.models.model_folder import ModelFolder
 
 
 def require_same_labels(folders: Sequence[ModelFolder]) -> None:

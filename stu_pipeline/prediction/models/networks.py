@@ -12,7 +12,7 @@ from stu_pipeline.inference.mirroring import list_mirrorings
 from stu_pipeline.inference.window_settings import EffortMode, TtaMode, WindowNetwork
 from stu_pipeline.nnunet.model import EngineModel, build_network
 from stu_pipeline.nnunet.side_swap import find_model_swap
-from stu_pipeline.prediction.model_folder import FoldWeights, ModelFolder
+from stu_pipeline.prediction.models.model_folder import FoldWeights, ModelFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

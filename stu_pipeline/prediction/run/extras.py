@@ -15,8 +15,8 @@ from stu_pipeline.inference.case_grid import Decision
 from stu_pipeline.nnunet.model import EngineModel
 from stu_pipeline.nnunet.prepared_case import PreparedCase
 from stu_pipeline.nnunet.raw_case import RawCase
+from stu_pipeline.prediction.combining.ensemble import Sinks
 from stu_pipeline.prediction.config import PredictConfig
-from stu_pipeline.prediction.ensemble import Sinks
 from stu_pipeline.prediction.outputs import Outputs
 from stu_pipeline.prediction.quality.meter import QualityMeter
 from stu_pipeline.prediction.writing.dicom_seg import SegmentationSource, write_dicom_seg

@@ -15,18 +15,18 @@ from typing import Any
 from stu_pipeline.datasets.cases import Case
 from stu_pipeline.inference.window_statistics import WindowStatistics
 from stu_pipeline.nnunet.mask_file import write_mask
+from stu_pipeline.prediction.combining.ensemble import Ensemble, Mask, Prediction
 from stu_pipeline.prediction.config import CaseReport, PredictConfig
-from stu_pipeline.prediction.ensemble import Ensemble, Mask, Prediction
-from stu_pipeline.prediction.extras import CaseExtras, ExtrasPlan, remove_label_folder
-from stu_pipeline.prediction.file_marks import FileMark
-from stu_pipeline.prediction.manifest import Manifest
-from stu_pipeline.prediction.model_folder import ModelFolder
+from stu_pipeline.prediction.models.model_folder import ModelFolder
 from stu_pipeline.prediction.postprocessing.rules import PostprocessingRules, apply_rules, choose_spacing, find_rules
+from stu_pipeline.prediction.proof.file_marks import FileMark
+from stu_pipeline.prediction.proof.manifest import Manifest
 from stu_pipeline.prediction.quality.document import Calibration, find_calibration
 from stu_pipeline.prediction.quality.estimate import estimate_quality
 from stu_pipeline.prediction.report.case_facts import CaseFacts, ModelFacts, describe_case
 from stu_pipeline.prediction.report.training_data import describe_training_data, find_fingerprint
-from stu_pipeline.prediction.saving import collect_saving, describe_saving
+from stu_pipeline.prediction.run.extras import CaseExtras, ExtrasPlan, remove_label_folder
+from stu_pipeline.prediction.run.saving import collect_saving, describe_saving
 from stu_pipeline.records import describe
 
 # What the manifest knows better than a report that is not complete.

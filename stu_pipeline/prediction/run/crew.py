@@ -10,11 +10,11 @@ from typing import Any
 from stu_pipeline.datasets.cases import Case
 from stu_pipeline.errors import StuError, UsageError
 from stu_pipeline.log import Listener, ignore_events
-from stu_pipeline.prediction.case_runner import CaseFailure, Outcome
 from stu_pipeline.prediction.config import CaseReport, PredictConfig
-from stu_pipeline.prediction.manifest import Manifest
 from stu_pipeline.prediction.outputs import Outputs
-from stu_pipeline.prediction.session import Session
+from stu_pipeline.prediction.proof.manifest import Manifest
+from stu_pipeline.prediction.run.case_runner import CaseFailure, Outcome
+from stu_pipeline.prediction.run.session import Session
 from stu_pipeline.workers import run_in_workers
 
 # A share is long enough that reading and writing overlap with computing, and short enough that all end together.

@@ -19,7 +19,7 @@ from stu_pipeline.nnunet.checkpoint_identity import identify_checkpoint
 from stu_pipeline.nnunet.model import EngineModel, open_engine_model
 from stu_pipeline.nnunet.settings import SETTINGS_KEY
 from stu_pipeline.prediction.config import Checkpoint, Folds
-from stu_pipeline.prediction.folds import (
+from stu_pipeline.prediction.models.folds import (
     UNUSED_KEYS,
     Fold,
     choose_folds,
@@ -28,7 +28,7 @@ from stu_pipeline.prediction.folds import (
     split_folder_name,
     suggest_training,
 )
-from stu_pipeline.prediction.model_json import DATASET_FILE, PLAN_FILE, read_model_json, require_model_folder
+from stu_pipeline.prediction.models.model_json import DATASET_FILE, PLAN_FILE, read_model_json, require_model_folder
 from stu_pipeline.workspace import RunPaths, fold_folder
 
 _RAM_SHARE = 0.25

@@ -13,11 +13,11 @@ from itertools import islice
 from stu_pipeline.datasets.cases import Case
 from stu_pipeline.errors import DataError, MemoryLimitError, NonFiniteError, StuError
 from stu_pipeline.log import Listener, Progress
+from stu_pipeline.prediction.combining.ensemble import Ensemble, LoadedCase
+from stu_pipeline.prediction.combining.group import Watch
 from stu_pipeline.prediction.config import CaseReport
-from stu_pipeline.prediction.ensemble import Ensemble, LoadedCase
-from stu_pipeline.prediction.file_marks import FileMark
-from stu_pipeline.prediction.finish import CaseFinisher, Finishing
-from stu_pipeline.prediction.group import Watch
+from stu_pipeline.prediction.proof.file_marks import FileMark
+from stu_pipeline.prediction.run.finish import CaseFinisher, Finishing
 
 # Shorter cases need no progress of their own.
 _QUIET_S = 5.0

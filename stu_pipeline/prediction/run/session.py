@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
+
 from stu_pipeline.datasets.cases import Case
 from stu_pipeline.log import Listener, Notice
-from stu_pipeline.prediction.case_runner import CaseRunner, Outcome
+from stu_pipeline.nnunet.model import build_empty_network
+from stu_pipeline.prediction.combining.ensemble import Ensemble
 from stu_pipeline.prediction.config import PredictConfig
 from stu_pipeline.prediction.device import choose_autocast, choose_device
-from stu_pipeline.prediction.ensemble import Ensemble
-from stu_pipeline.prediction.finish import CaseFinisher
 from stu_pipeline.prediction.forecast import Forecast, forecast_prediction
-from stu_pipeline.prediction.manifest import Manifest
-from stu_pipeline.prediction.model_folder import ModelFolder, open_model_folder
-from stu_pipeline.prediction.networks import InferenceSettings
-from stu_pipeline.prediction.same_labels import require_same_labels
-from stu_pipeline.prediction.saving import describe_saving
+from stu_pipeline.prediction.models.model_folder import ModelFolder, open_model_folder
+from stu_pipeline.prediction.models.networks import InferenceSettings
+from stu_pipeline.prediction.models.same_labels import require_same_labels
+from stu_pipeline.prediction.proof.manifest import Manifest
+from stu_pipeline.prediction.run.case_runner import CaseRunner, Outcome
+from stu_pipeline.prediction.run.finish import CaseFinisher
+from stu_pipeline.prediction.run.saving import describe_saving
 
 _DEFAULT_AHEAD = 1
 
@@ -39,6 +42,8 @@ class Session:
         self.settings = choose_settings(config)
         self.folders = _open_models(config, listen)
         require_same_labels(self.folders)
+        for folder in self.folders:
+            require_network(folder)
         self._ensemble: Ensemble | None = None
 
     @property
@@ -92,6 +97,18 @@ def choose_settings(config: PredictConfig) -> InferenceSettings:
         tta=config.tta,
         effort=config.effort,
     )
+
+
+def require_network(folder: ModelFolder) -> None:
+    """Build the network of a plan without memory, so that a plan that cannot be used is refused before any case.
+
+    Raises:
+        ModelError: an unknown network, or arguments that do not fit it.
+    """
+    with torch.device("meta"):
+        build_empty_network(folder.model)
+    if folder.previous is not None:
+        require_network(folder.previous)
 
 
 def _open_models(config: PredictConfig, listen: Listener) -> list[ModelFolder]:

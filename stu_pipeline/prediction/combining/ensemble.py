@@ -24,10 +24,10 @@ from stu_pipeline.inference.slabs import Slab
 from stu_pipeline.nnunet.export_grid import resample_with_engine
 from stu_pipeline.nnunet.prepared_case import PreparedCase, prepare_raw_case
 from stu_pipeline.nnunet.raw_case import RawCase, read_raw_case
-from stu_pipeline.prediction.group import Group, Watch, group_folders
-from stu_pipeline.prediction.model_folder import ModelFolder
-from stu_pipeline.prediction.networks import InferenceSettings
-from stu_pipeline.prediction.same_labels import require_same_labels
+from stu_pipeline.prediction.combining.group import Group, Watch, group_folders
+from stu_pipeline.prediction.models.model_folder import ModelFolder
+from stu_pipeline.prediction.models.networks import InferenceSettings
+from stu_pipeline.prediction.models.same_labels import require_same_labels
 
 Mask = npt.NDArray[Any]
 # Dense slabs (probabilities, ensembles over several grids) hold so many planes of every label.

@@ -18,7 +18,8 @@ from stu_pipeline import __version__
 from stu_pipeline.datasets.cases import Case
 from stu_pipeline.errors import DataError
 from stu_pipeline.prediction.config import CaseReport
-from stu_pipeline.prediction.file_marks import (
+from stu_pipeline.prediction.outputs import Outputs
+from stu_pipeline.prediction.proof.file_marks import (
     FileMark,
     check_path,
     find_changed_input,
@@ -26,9 +27,8 @@ from stu_pipeline.prediction.file_marks import (
     mark_path,
     read_file_clock,
 )
-from stu_pipeline.prediction.journal import Journal
-from stu_pipeline.prediction.outputs import Outputs
-from stu_pipeline.prediction.recipe import describe_recipe, hash_recipe
+from stu_pipeline.prediction.proof.journal import Journal
+from stu_pipeline.prediction.proof.recipe import describe_recipe, hash_recipe
 from stu_pipeline.prediction.report.document import build_document, is_ours
 from stu_pipeline.prediction.report.tables import format_csv, format_page
 from stu_pipeline.records import describe

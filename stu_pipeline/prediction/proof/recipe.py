@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stu_pipeline.prediction.config import PredictConfig
-from stu_pipeline.prediction.model_identity import ModelIdentity, identify_opened_model
+from stu_pipeline.prediction.models.model_identity import ModelIdentity, identify_opened_model
 from stu_pipeline.records import describe
 
 if TYPE_CHECKING:
-    from stu_pipeline.prediction.model_folder import ModelFolder
+    from stu_pipeline.prediction.models.model_folder import ModelFolder
 
 # Always in a recipe, whatever their value.
 _ALWAYS = ("tta", "step", "precision", "probabilities")

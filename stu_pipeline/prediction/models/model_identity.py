@@ -14,12 +14,12 @@ from stu_pipeline.errors import DataError, ModelError
 from stu_pipeline.nnunet.checkpoint_identity import identify_checkpoint
 from stu_pipeline.plan_architecture import resolve_configuration
 from stu_pipeline.prediction.config import Checkpoint, Folds
-from stu_pipeline.prediction.folds import NAME_PARTS, choose_folds, find_checkpoint
-from stu_pipeline.prediction.model_json import DATASET_FILE, PLAN_FILE
+from stu_pipeline.prediction.models.folds import NAME_PARTS, choose_folds, find_checkpoint
+from stu_pipeline.prediction.models.model_json import DATASET_FILE, PLAN_FILE
 from stu_pipeline.storage import hash_file, read_json
 
 if TYPE_CHECKING:
-    from stu_pipeline.prediction.model_folder import ModelFolder
+    from stu_pipeline.prediction.models.model_folder import ModelFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Several folds and models as one: groups that share a grid, and what is averaged where."""

@@ -1,0 +1,1 @@
+"""Model folders: what they hold, which folds are used, and the networks built from them."""
