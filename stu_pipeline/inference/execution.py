@@ -15,7 +15,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from stu_pipeline.inference.fast_layers import OneDnnConv, SampleNorm
+from stu_pipeline.inference.fast_layers import FloatPool, OneDnnConv, SampleNorm
 
 _CHUNK_BYTES = 1 << 24
 """Of the largest buffer of the samples one thread works on at once. Small samples share one reading of the weights;
@@ -93,13 +93,21 @@ class _CpuNetwork(nn.Module):
         return torch.cat(list(_start_pool(workers, threads // workers).map(run_part, _cut(x, chunk))))
 
     def _run_float32(self, x: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.in_float32(x)
+        with torch.autocast("cpu", enabled=False):
+            output: torch.Tensor = self.in_float32(x)
         return output
 
     def _run_bf16(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", enabled=False):
-            output: torch.Tensor = self.in_bf16(x.to(torch.bfloat16, memory_format=_LAYOUTS[x.ndim]))  # type: ignore[misc]
-        return output
+        in_bf16 = self.in_bf16
+        if in_bf16 is not None:
+            try:
+                with torch.autocast("cpu", enabled=False):
+                    output: torch.Tensor = in_bf16(x.to(torch.bfloat16, memory_format=_LAYOUTS[x.ndim]))
+                return output
+            except NotImplementedError:
+                # A layer that PyTorch computes on the CPU in float32 only; slower, and as right.
+                self.in_bf16 = None
+        return self._run_float32(x)
 
 
 def cpu_computes_bf16() -> bool:
@@ -195,7 +203,7 @@ def _find_replacement(module: nn.Module) -> nn.Module | None:
         module, nn.InstanceNorm2d | nn.InstanceNorm3d
     ):
         return SampleNorm(module) if SampleNorm.fits(module) else None
-    return None
+    return FloatPool(module) if FloatPool.fits(module) else None
 
 
 def _cut(x: torch.Tensor, size: int) -> list[torch.Tensor]:

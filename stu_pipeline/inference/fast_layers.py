@@ -68,3 +68,21 @@ class OneDnnConv(nn.Module):
             x, self.weight, self.bias, self._padding, self._stride, self._dilation, self._groups
         )
         return output
+
+
+class FloatPool(nn.Module):
+    """Average pooling in float32, which PyTorch lacks in bfloat16 on the CPU; the result has the type of the input."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+
+    @staticmethod
+    def fits(module: nn.Module) -> bool:
+        """Tell whether a layer pools averages."""
+        return isinstance(module, (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the pooled `(b, c, *spatial)`."""
+        pooled: torch.Tensor = self.pool(x.float())
+        return pooled.to(x.dtype)

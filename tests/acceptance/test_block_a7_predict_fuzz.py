@@ -22,7 +22,15 @@ FAST_FOLDER_RUNS, FAST_SINGLE_RUNS = 1, 4
 # Huge voxels that a z-score turned into nothing, and images without a voxel at the model's spacing.
 FOUND_FAULTS = (495, 538, 665, 679, 1197)
 # What lies beside the masks in an output folder.
-COMPANIONS = {"predictions.json", "plans.json", "dataset.json", "run.json", ".lock"}
+COMPANIONS = {
+    "predictions.json",
+    "predictions.csv",
+    "predictions.md",
+    "plans.json",
+    "dataset.json",
+    "run.json",
+    ".lock",
+}
 LABELS = {0, 1, 2}
 
 
@@ -96,7 +104,8 @@ def check_report(cases, files, masks):
         assert check_same_grid(read_header(files[case]), found) == []
         assert set(np.unique(found.array).tolist()) <= LABELS
         assert entry["output"] == masks[case].name and entry["output_sha256"] == hash_file(masks[case])
-        assert entry["inputs"] == {files[case].name: hash_file(files[case])}
+        marks = {name: mark["sha256"] for name, mark in entry["inputs"].items()}
+        assert marks == {files[case].name: hash_file(files[case])}
     return done
 
 

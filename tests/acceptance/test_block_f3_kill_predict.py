@@ -26,7 +26,7 @@ def task(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(task, tmp_path_factory):
     prediction = Prediction(task, tmp_path_factory.mktemp("reference") / "out")
-    prediction.run.finish()
+    prediction.finish()
     assert not [path.name for path in prediction.output.iterdir() if path.name.startswith(".")]
     return read_outcome(prediction)
 
@@ -182,21 +182,21 @@ def test_a_kill_between_a_mask_and_what_belongs_to_it_is_made_good(task, referen
     started = prediction.start(KILL_AT_CALL=call)
     assert started.wait() == -signal.SIGKILL, f"it was not killed: {started.output}"
     finished = prediction.require_intact(reference)
-    prediction.run.finish()
+    prediction.finish()
     now = prediction.require_intact(reference)
     assert finished.items() <= now.items() and len(now) == 4
     names = [path.name for path in prediction.output.rglob("*")]
     assert not [name for name in names if name.startswith(".")]
     num_extra = sum(name.startswith("case_") and not name.endswith(".nii.gz") for name in names)
     assert num_extra == (8 if kind == "npz" else 4)
-    assert "4 of 4 cases are done already" in prediction.run.finish()
+    assert "4 of 4 cases are done already" in prediction.finish()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", ["fsync after .predictions.journal 2", "replace after case_001.nii.gz 1"])
 def test_a_kill_while_masks_are_replaced_leaves_none_that_is_unknown(task, reference, tmp_path, call):
     prediction = Prediction(task, tmp_path / "out")
-    prediction.run.finish()
+    prediction.finish()
     again = Prediction(task, tmp_path / "out", {"--step": 0.9, "--overwrite": None})
     started = again.start(KILL_AT_CALL=call)
     assert started.wait() == -signal.SIGKILL, f"it was not killed: {started.output}"

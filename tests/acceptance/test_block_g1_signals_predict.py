@@ -62,7 +62,7 @@ def task(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(task, tmp_path_factory):
     prediction = Prediction(task, tmp_path_factory.mktemp("reference") / "out")
-    prediction.run.finish()
+    prediction.finish()
     return read_outcome(prediction)
 
 

@@ -28,7 +28,7 @@ def task(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(task, tmp_path_factory):
     prediction = Prediction(task, tmp_path_factory.mktemp("reference") / "out")
-    prediction.run.finish()
+    prediction.finish()
     sizes = [path.stat().st_size for path in prediction.output.iterdir()]
     assert max(sizes) > max(LIMITS), "a limit that nothing reaches tests nothing"
     return read_outcome(prediction)
@@ -89,7 +89,7 @@ def test_probabilities_that_do_not_fit_leave_no_mask(task, reference, tmp_path):
     prediction = Prediction(task, tmp_path / "out", {"--probabilities": "npz"})
     masks = require_full(prediction, reference, NO_SPACE.format(limit=4096))
     assert not masks
-    prediction.run.finish()
+    prediction.finish()
     assert len(prediction.require_intact(reference)) == 4
 
 

@@ -22,7 +22,7 @@ def refuse(prediction, code, **choices):
     """Run a prediction that must be refused without a mask, and with images and model as they were."""
     watched = [prediction.task.images, prediction.task.model]
     before = [hash_tree(folder) for folder in watched]
-    said = prediction.run.finish(code, **choices)
+    said = prediction.finish(code, **choices)
     assert [hash_tree(folder) for folder in watched] == before
     assert "error: " in said and "0 of 2" not in said, "it began to work"
     return said

@@ -91,7 +91,7 @@ def test_a_limit_between_costs_what_does_not_fit_and_nothing_else(task, tmp_path
 @pytest.mark.parametrize("limit", [0.001, 0.1])
 def test_a_limit_that_nothing_fits_is_exit_6_before_any_work(task, tmp_path, name, limit):
     prediction = predict(task, tmp_path, name, **{"--max-ram": limit})
-    text = " ".join(prediction.run.finish(6).split())
+    text = " ".join(prediction.finish(6).split())
     assert "GiB of memory, the limit is" in text and "--max-ram" in text
     assert not prediction.list_masks()
     cases = json.loads((prediction.output / "predictions.json").read_text())["cases"]

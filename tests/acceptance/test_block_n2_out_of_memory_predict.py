@@ -23,7 +23,7 @@ def task(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(task, tmp_path_factory):
     prediction = Prediction(task, tmp_path_factory.mktemp("reference") / "out")
-    prediction.run.finish()
+    prediction.finish()
     return read_outcome(prediction)
 
 
@@ -35,7 +35,7 @@ def reference(task, tmp_path_factory):
 ])  # fmt: skip
 def test_a_pass_that_does_not_fit_is_run_again_with_the_same_masks(task, reference, tmp_path, numbers):
     prediction = Prediction(task, tmp_path / "out")
-    prediction.run.finish(prelude=act_at(LAYER.format(numbers=numbers), FULL))
+    prediction.finish(prelude=act_at(LAYER.format(numbers=numbers), FULL))
     found = read_outcome(prediction)
     masks = {name for name in reference.tree if name.endswith(".nii.gz")}
     assert len(masks) == NUM_CASES
@@ -48,7 +48,7 @@ def test_a_pass_that_does_not_fit_is_run_again_with_the_same_masks(task, referen
 @pytest.mark.parametrize("error", [FULL, "raise MemoryError()"])
 def test_where_nothing_fits_it_ends_in_exit_6_and_the_same_command_does_it_later(task, reference, tmp_path, error):
     prediction = Prediction(task, tmp_path / "out")
-    said = prediction.run.finish(NO_MEMORY, prelude=act_at(LAYER.format(numbers="range(1,10**6)"), error))
+    said = prediction.finish(NO_MEMORY, prelude=act_at(LAYER.format(numbers="range(1,10**6)"), error))
     assert "not enough memory" in said
     assert prediction.list_masks() == {}
     prediction.require_end(reference)

@@ -113,7 +113,9 @@ def test_probabilities_are_readable_by_nnunets_ensembling(tmp_path: Path):
     stock, ours = tmp_path / "stock", tmp_path / "ours"
     stock.mkdir()
     _predict_stock(folder, images, stock, save_probabilities=True)
-    predict(PredictConfig(input=images, output=ours, models=(folder,), probabilities="npz", num_workers=0))
+    predict(
+        PredictConfig(input=images, output=ours, models=(folder,), probabilities="npz", num_workers=0, precision="fp32")
+    )
     expected = average_probabilities([str(stock / "case_0.npz")])
     np.testing.assert_allclose(average_probabilities([str(ours / "case_0.npz")]), expected, atol=1e-4)
     assert (ours / "case_0.pkl").is_file()
@@ -123,7 +125,9 @@ def _compare(folder: Path, images: Path, place: Path, ending: str, **options: An
     stock = place / "stock"
     stock.mkdir()
     _predict_stock(folder, images, stock, **options)
-    result = predict(PredictConfig(input=images, output=place / "ours", models=(folder,), num_workers=0))
+    result = predict(
+        PredictConfig(input=images, output=place / "ours", models=(folder,), num_workers=0, precision="fp32")
+    )
     assert result.num_done == len(list(images.iterdir())) // max(1, _count_channels(images))
     num_values: set[int] = set()
     for mask in sorted(stock.glob(f"case_*{ending}")):

@@ -34,7 +34,7 @@ def masks(tiny: Tiny, trained: Path, tmp_path_factory: pytest.TempPathFactory) -
     """What `stu predict` makes of the two test cases with the trained fold."""
     output = tmp_path_factory.mktemp("masks") / "out"
     assert run_stu(tiny.workspace, "predict", "-i", tiny.raw / "imagesTs", "-o", output, "-m", trained,
-                   "--device", "cpu", "-q") == 0  # fmt: skip
+                   "--device", "cpu", "--precision", "fp32", "-q") == 0  # fmt: skip
     return output
 
 

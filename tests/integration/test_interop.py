@@ -125,7 +125,7 @@ def stock_fold(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _predict(tiny: Tiny, model: Path, output: Path) -> None:
-    flags = ("-m", model, "--device", "cpu", "--workers", 0)
+    flags = ("-m", model, "--device", "cpu", "--precision", "fp32", "--workers", 0)
     assert run_stu(tiny.workspace, "predict", "-i", tiny.raw / "imagesTs", "-o", output, *flags) == 0
 
 

@@ -66,6 +66,8 @@ def draw_svg(
     with mpl.rc_context({**_SETTINGS, "svg.hashsalt": key}), warnings.catch_warnings():
         # A label in a script that the measuring font lacks: the browser has a font for it.
         warnings.filterwarnings("ignore", message="Glyph")
+        # Wide letters in a narrow drawing: it is drawn with the default margins then.
+        warnings.filterwarnings("ignore", message="constrained_layout not applied")
         figure = Figure(figsize=size, dpi=72, layout="constrained")
         FigureCanvasSVG(figure)
         figure.patch.set_alpha(0.0)

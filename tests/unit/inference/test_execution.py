@@ -249,3 +249,35 @@ def test_auto_takes_bf16_where_the_cpu_computes_it_and_maps_are_large_enough():
 
 def test_the_examples_in_the_module_hold():
     assert doctest.testmod(execution).failed == 0
+
+
+class Pooling(nn.Module):
+    """Averages, as the shortcuts of residual encoders do, then a layer that has no bfloat16 on the CPU, if asked."""
+
+    def __init__(self, last: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(1, 4, 3, padding=1)
+        self.pool = nn.AvgPool3d(2)
+        self.last = last or nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.pool(self.conv(x)))
+
+
+class OnlyFloat32(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype != torch.float32:
+            raise NotImplementedError("not implemented for 'BFloat16'")
+        return x
+
+
+@pytest.mark.parametrize("last", [None, OnlyFloat32()], ids=["pooled", "without bf16"])
+def test_a_layer_that_has_no_bf16_is_computed_in_float32(last):
+    network = Pooling(last).eval()
+    x = torch.randn(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = network(x)
+    prepared = prepare_network(network, device=CPU, autocast=torch.bfloat16, patch_voxels=(8, 8, 8))
+    for _ in range(2):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = prepared(x).float()
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-2)
