@@ -54,7 +54,7 @@ def prepare_network(
         autocast: the 16-bit type it will be run in, or None.
         patch_voxels: what it will be given.
     """
-    network.eval().requires_grad_(False)
+    network.eval()
     if device.type != "cpu":
         return network
     voxels = math.prod(patch_voxels)
@@ -72,8 +72,9 @@ class _CpuNetwork(nn.Module):
         # Two tensors of the first layer's width and the patch's size are put together at the end of a U-Net.
         self._largest_elements = 2 * patch_voxels * _find_width(in_float32)
 
+    @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits `(b, outputs, *patch)` of `(b, c, *patch)`."""
+        """Return logits `(b, outputs, *patch)` of `(b, c, *patch)`, without gradients."""
         is_bf16 = self.in_bf16 is not None and torch.is_autocast_enabled("cpu")
         run = self._run_bf16 if is_bf16 else self._run_float32
         largest = max(1, _CHUNK_BYTES // (self._largest_elements * (2 if is_bf16 else 4)))

@@ -102,6 +102,11 @@ class PredictConfig:
             raise UsageError(f"num_workers must be at least 0, got '{self.num_workers}'")
         if self.gpus is not None and self.gpus < 1:
             raise UsageError(f"gpus must be at least 1, got '{self.gpus}'")
+        if (self.gpus or 1) > 1 and self.device not in ("auto", "cuda"):
+            raise UsageError(
+                f"{self.gpus} GPUs and device '{self.device}' contradict each other",
+                hint="leave out --gpus or --device",
+            )
         if self.max_ram_gib is not None and not (math.isfinite(self.max_ram_gib) and self.max_ram_gib > 0):
             raise UsageError(f"max-ram must be a number of GiB above 0, got '{self.max_ram_gib}'")
 

@@ -7,6 +7,7 @@ Writes: masks, `predictions.json` and its tables, `run.json`, and copies of the 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -73,6 +74,15 @@ class _Prediction:
             self._session = Session(self.config, self.listen)
         return self._session
 
+    @functools.cached_property
+    def devices(self) -> list[str]:
+        """The GPUs that share the cases; none where this process does it alone."""
+        if (self.config.gpus or 1) == 1:
+            return []
+        from stu_pipeline.prediction.run.crew import list_devices
+
+        return list_devices(self.config)
+
     def run(self) -> PredictResult:
         """Sort the cases, predict what is left, and report."""
         config = self.config
@@ -81,7 +91,7 @@ class _Prediction:
         require_extras(config, cases)
         outputs = choose_outputs(config.input, config.output, cases)
         if config.dry_run or not _may_be_finished(outputs) or None in self.models:
-            _ = self.session  # what is wrong with the models is said before anything is made
+            _ = self.session, self.devices  # what is wrong with models and devices is said before anything is made
         if config.dry_run:
             return self._forecast(cases, outputs)
         with _own(outputs):
@@ -158,13 +168,12 @@ class _Prediction:
         return tuple(reports), tuple(failures)
 
     def _start(self, todo: Sequence[Case], manifest: Manifest) -> Iterator[Outcome]:
-        if (self.config.gpus or 1) == 1:
-            return self.session.run(todo, manifest)
-        from stu_pipeline.prediction.run.crew import list_devices, run_on_devices
-
         _ = self.session  # problems of the models are named once, here, not by every process
-        devices = list_devices(self.config)
-        return run_on_devices(devices, todo, manifest, config=self.config, listen=self.listen)
+        if not self.devices:
+            return self.session.run(todo, manifest)
+        from stu_pipeline.prediction.run.crew import run_on_devices
+
+        return run_on_devices(self.devices, todo, manifest, config=self.config)
 
     def _write_surroundings(self, outputs: Outputs) -> None:
         """Write the record, and put the model's plan and dataset where stock tools expect them."""

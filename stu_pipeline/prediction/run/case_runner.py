@@ -115,7 +115,14 @@ class CaseRunner:
             finishing = self._compute(case, loaded, start)
         except _CASE_ERRORS as error:
             return _fail(case, error, start)
-        return lambda: self.finisher.finish(finishing)
+        return lambda: self._finish(finishing)
+
+    def _finish(self, finishing: Finishing) -> CaseReport:
+        try:
+            return self.finisher.finish(finishing)
+        except BaseException:
+            finishing.extras.discard()
+            raise
 
     def _compute(self, case: Case, loaded: _Loaded, start: float) -> Finishing:
         watch = Watch(on_tiles=self._report_tiles(start), seed=zlib.crc32(case.id.encode()))

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stu_pipeline.datasets.cases import Case
-from stu_pipeline.errors import StuError, UsageError
-from stu_pipeline.log import Listener, ignore_events
+from stu_pipeline.errors import DataError, MemoryLimitError, StuError, UsageError
+from stu_pipeline.log import ignore_events
 from stu_pipeline.prediction.config import CaseReport, PredictConfig
 from stu_pipeline.prediction.outputs import Outputs
 from stu_pipeline.prediction.proof.manifest import Manifest
@@ -22,6 +22,8 @@ _LARGEST_SHARE = 16
 _SHARES_PER_GPU = 4
 # The first share waits for networks to load, and a case may take minutes of work in one call of the device.
 _PATIENCE_S = 600.0
+# What a process that died is reported as; within a process such errors cost a case, not its share.
+_LOST = (DataError, MemoryLimitError)
 _SESSIONS: dict[str, Session] = {}
 
 
@@ -36,7 +38,7 @@ class Share:
 
 
 def run_on_devices(
-    devices: Sequence[str], cases: Sequence[Case], manifest: Manifest, *, config: PredictConfig, listen: Listener
+    devices: Sequence[str], cases: Sequence[Case], manifest: Manifest, *, config: PredictConfig
 ) -> Iterator[Outcome]:
     """Predict cases on several devices and yield what became of each, as they finish.
 
@@ -48,10 +50,9 @@ def run_on_devices(
         cases: to be shared.
         manifest: of the output folder.
         config: of the prediction.
-        listen: unused so far but for the stage's own events.
 
     Raises:
-        StorageError: an output could not be written.
+        StuError: what stops a run in one process too, for example an output that cannot be written.
     """
     size = max(1, min(_LARGEST_SHARE, len(cases) // (len(devices) * _SHARES_PER_GPU)))
     shares = [
@@ -62,8 +63,10 @@ def run_on_devices(
     for outcome in run_in_workers(functions, shares, name_of=_name_share, stall_s=_PATIENCE_S):
         if outcome.result is not None:
             yield from outcome.result
-        elif outcome.error is not None:
+        elif isinstance(outcome.error, _LOST):
             yield from _fail_share(outcome.item, outcome.error)
+        elif outcome.error is not None:
+            raise outcome.error
 
 
 def predict_share(share: Share, *, device: str) -> list[Outcome]:
@@ -79,13 +82,11 @@ def list_devices(config: PredictConfig) -> list[str]:
     """Name the devices of a prediction on several GPUs.
 
     Raises:
-        UsageError: there are fewer GPUs, or one was chosen by name.
+        UsageError: there are fewer GPUs.
     """
     import torch
 
     count = config.gpus or 1
-    if config.device not in ("auto", "cuda"):
-        raise UsageError(f"--gpus {count} and --device {config.device} contradict each other", hint="leave one out")
     if torch.cuda.device_count() < count:
         raise UsageError(f"{count} GPUs wanted, found {torch.cuda.device_count()}", hint="stu doctor")
     return [f"cuda:{index}" for index in range(count)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from stu_pipeline.prediction.config import PredictConfig
 from stu_pipeline.prediction.outputs import Outputs
 from stu_pipeline.prediction.quality.meter import QualityMeter
 from stu_pipeline.prediction.writing.dicom_seg import SegmentationSource, write_dicom_seg
+from stu_pipeline.prediction.writing.label_files import ENDING as LABEL_ENDING
 from stu_pipeline.prediction.writing.label_files import write_label_files
 from stu_pipeline.prediction.writing.probability_files import ProbabilityTarget, ProbabilityWriter
 
@@ -87,9 +87,7 @@ class CaseExtras:
             with self._writer as writer:
                 written += writer.finish()
         if plan.config.per_label_files:
-            folder = plan.outputs.label_folder(self._case.id)
-            write_label_files(mask, raw.grid, plan.labels, folder)
-            written.append(folder)
+            written.append(self._write_labels(mask, raw))
         if plan.config.dicom_seg:
             source = SegmentationSource(
                 series=self._case.image_files[0], grid=raw.grid, labels=plan.labels, model=plan.model_name
@@ -97,15 +95,18 @@ class CaseExtras:
             written.append(write_dicom_seg(mask, source, plan.outputs.dicom_seg(self._case.id)))
         return tuple(written)
 
+    def _write_labels(self, mask: npt.NDArray[Any], raw: RawCase) -> Path:
+        folder = self._plan.outputs.label_folder(self._case.id)
+        files = write_label_files(mask, raw.grid, self._plan.labels, folder)
+        if self._plan.config.overwrite:  # labels that another model had
+            for old in set(folder.glob(f"*{LABEL_ENDING}")) - set(files):
+                old.unlink()
+        return folder
+
     def discard(self) -> None:
         """Remove what was begun for a case that failed."""
         if self._writer is not None:
             self._writer.__exit__(None, None, None)
-
-
-def remove_label_folder(outputs: Outputs, case_id: str) -> None:
-    """Remove the label files of an earlier mask, so that none of another label stays."""
-    shutil.rmtree(outputs.label_folder(case_id), ignore_errors=True)
 
 
 def _name_outputs(model: EngineModel) -> tuple[str, ...]:

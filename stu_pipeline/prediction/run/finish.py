@@ -25,7 +25,7 @@ from stu_pipeline.prediction.quality.document import Calibration, find_calibrati
 from stu_pipeline.prediction.quality.estimate import estimate_quality
 from stu_pipeline.prediction.report.case_facts import CaseFacts, ModelFacts, describe_case
 from stu_pipeline.prediction.report.training_data import describe_training_data, find_fingerprint
-from stu_pipeline.prediction.run.extras import CaseExtras, ExtrasPlan, remove_label_folder
+from stu_pipeline.prediction.run.extras import CaseExtras, ExtrasPlan
 from stu_pipeline.prediction.run.saving import collect_saving, describe_saving
 from stu_pipeline.records import describe
 
@@ -104,7 +104,6 @@ class CaseFinisher:
     def _write(self, item: Finishing, mask: Mask, report: CaseReport) -> CaseReport:
         ids = self.model.dataset.label_ids
         mask = mask if ids is None else ids.to_original(mask)
-        remove_label_folder(self.manifest.outputs, item.case.id)
         extras = item.extras.write(mask, item.prediction.raw)
         report = replace(report, seconds=time.monotonic() - item.started)
 

@@ -400,3 +400,21 @@ def test_bf16_masks_are_close_to_float32(tmp_path: Path, images: Path, model: Pa
     run(images, tmp_path / "b", model, precision="bf16")
     equal = read_mask(tmp_path / "a" / "case_0.nii.gz") == read_mask(tmp_path / "b" / "case_0.nii.gz")
     assert equal.mean() > 0.9
+
+
+def test_a_folder_of_somebody_else_beside_a_mask_stays(tmp_path: Path, model: Path, images: Path):
+    mine = tmp_path / "out" / "case_0_labels" / "notes.nii.gz"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    run(images, tmp_path / "out", model)
+    run(images, tmp_path / "out", model, overwrite=True)
+    assert mine.read_bytes() == b"mine"
+
+
+def test_label_files_are_renewed_with_the_mask(tmp_path: Path, model: Path, images: Path):
+    run(images, tmp_path / "out", model, per_label_files=True)
+    folder = tmp_path / "out" / "case_0_labels"
+    assert sorted(path.name for path in folder.iterdir()) == ["label1.nii.gz", "label2.nii.gz"]
+    (folder / "label1.nii.gz").rename(folder / "old.nii.gz")
+    run(images, tmp_path / "out", model, per_label_files=True, overwrite=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["label1.nii.gz", "label2.nii.gz"]
