@@ -26,11 +26,13 @@ PARTS = (
     "networks",
     "preparation",
     "inference",
+    "transfer",
     "planning",
     "preprocessing",
     "training",
     "prediction",
     "evaluation",
+    "study",
     "doctor",
     "nnunet",
 )
@@ -81,8 +83,12 @@ def render_cli() -> str:
 
     from stu_pipeline.cli.app import app
 
-    parsed = typer.main.get_command(app).commands
+    parsed = flatten(typer.main.get_command(app).commands)
     commands = {info.name: info for info in app.registered_commands}
+    for group in app.registered_groups:
+        commands |= {f"{group.name} {info.name}": info for info in group.typer_instance.registered_commands}
+    # In the order of `stu --help`, a group's commands where the group is.
+    commands = {name: commands[name] for name in parsed}
     lines = [
         "# Command line",
         "",
@@ -92,16 +98,28 @@ def render_cli() -> str:
         "",
         "| command | what it does |",
         "|---|---|",
-        *[f"| [`stu {name}`](#stu-{name}) | {escape(read_help(info)[0])} |" for name, info in commands.items()],
+        *[
+            f"| [`stu {name}`](#stu-{name.replace(' ', '-')}) | {escape(read_help(info)[0])} |"
+            for name, info in commands.items()
+        ],
         "",
         "`stu --version` shows the version, `stu --help` and `stu COMMAND --help` the help.",
     ]
     for name, info in commands.items():
-        lines += ["", *render_command(info, {parameter.name: parameter for parameter in parsed[name].params})]
+        lines += ["", *render_command(name, info, {parameter.name: parameter for parameter in parsed[name].params})]
     return "\n".join(lines) + "\n"
 
 
-def render_command(info: typing.Any, parsed: dict[str, typing.Any]) -> list[str]:
+def flatten(commands: dict[str, typing.Any]) -> dict[str, typing.Any]:
+    """Replace groups by their commands, named `weights inspect`."""
+    found = {}
+    for name, command in commands.items():
+        inner = getattr(command, "commands", None)
+        found |= {name: command} if inner is None else {f"{name} {verb}": item for verb, item in inner.items()}
+    return found
+
+
+def render_command(title: str, info: typing.Any, parsed: dict[str, typing.Any]) -> list[str]:
     text, examples = read_help(info)
     hints = typing.get_type_hints(info.callback, include_extras=True)
     arguments, rows = [], []
@@ -116,9 +134,9 @@ def render_command(info: typing.Any, parsed: dict[str, typing.Any]) -> list[str]
             arguments.append(f"{parsed[name].opts[0]} {name.upper()}")
         default = "required" if is_required else render_default(parameter.default)
         rows.append(f"| `{label}` | {render_kind(kind, option)} | {default} | {escape(option.help or '')} |")
-    usage = " ".join(["stu", info.name, *arguments, "[OPTIONS]"])
+    usage = " ".join(["stu", title, *arguments, "[OPTIONS]"])
     return [
-        f"## stu {info.name}",
+        f"## stu {title}",
         "",
         text,
         *["", "```", usage, "```"],

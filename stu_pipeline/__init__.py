@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from stu_pipeline.prediction.config import PredictConfig, PredictResult
     from stu_pipeline.prediction.predict import predict
     from stu_pipeline.preprocessing.preprocess import PreprocessConfig, PreprocessResult, preprocess
+    from stu_pipeline.study.config import StudyConfig, StudyResult
+    from stu_pipeline.study.study import run_study
     from stu_pipeline.training.config import TrainConfig, TrainResult
     from stu_pipeline.training.train import train
 
@@ -48,6 +50,9 @@ _HOMES = {
     "CompareConfig": "stu_pipeline.evaluation.comparison.config",
     "CompareResult": "stu_pipeline.evaluation.comparison.config",
     "compare": "stu_pipeline.evaluation.comparison.compare",
+    "StudyConfig": "stu_pipeline.study.config",
+    "StudyResult": "stu_pipeline.study.config",
+    "run_study": "stu_pipeline.study.study",
 }
 
 __all__ = [  # noqa: RUF022 - in the order of the pipeline
@@ -58,6 +63,7 @@ __all__ = [  # noqa: RUF022 - in the order of the pipeline
     "calibrate", "CalibrateConfig", "CalibrateResult",
     "evaluate", "EvaluateConfig", "EvaluateResult",
     "compare", "CompareConfig", "CompareResult",
+    "run_study", "StudyConfig", "StudyResult",
     "StuError", "__version__",
 ]  # fmt: skip
 

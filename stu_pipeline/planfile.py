@@ -16,6 +16,7 @@ from stu_pipeline.errors import DataError, ModelError, UsageError
 from stu_pipeline.networks.scales import SCALES, Scale
 from stu_pipeline.plan_architecture import parse_architecture, resolve_configuration
 from stu_pipeline.plan_execution import Execution, find_execution
+from stu_pipeline.plan_pretrained import PretrainedStart, find_pretrained, pretrained_plan_name
 from stu_pipeline.storage import read_json, write_json
 
 STU_KEY = "stu"
@@ -83,6 +84,8 @@ class PlanFile:
     raw: dict[str, Any]
     """The file's content. Not to be changed; the engine gets copies."""
     path: Path | None = None
+    pretrained: PretrainedStart | None = None
+    """The weights the plan was made for; None where it was made for none."""
 
     @property
     def default_configuration(self) -> str:
@@ -225,6 +228,7 @@ def _parse(raw: Any, path: Path | None) -> PlanFile:
         transpose_forward=tuple(int(axis) for axis in raw["transpose_forward"]),
         raw=raw,
         path=path,
+        pretrained=find_pretrained(block),
     )
 
 
@@ -274,6 +278,10 @@ def _explain_missing(path: Path) -> ModelError:
     if wanted is not None:
         problem = f"no plan for scale {wanted.letter} in {folder.name}{have}"
         return ModelError(problem, hint=f"stu plan {folder.name} --scale {wanted.letter}")
+    if path.stem in [pretrained_plan_name(letter) for letter in SCALES]:
+        return ModelError(
+            f"no plan '{path.stem}' in {folder.name}{have}", hint=f"stu plan {folder.name} --pretrained FILE"
+        )
     return ModelError(
         f"no plan '{path.stem}' in {folder.name}{have}", where=folder, hint=f"stu plan {folder.name} --plan {path.stem}"
     )

@@ -11,7 +11,9 @@ from stu_pipeline.cli.doctor import doctor_command
 from stu_pipeline.cli.evaluate import evaluate_command
 from stu_pipeline.cli.plan import plan_command
 from stu_pipeline.cli.predict import predict_command
+from stu_pipeline.cli.study import study_command
 from stu_pipeline.cli.train import train_command
+from stu_pipeline.cli.weights import weights_app
 
 app = typer.Typer(
     name="stu",
@@ -29,6 +31,8 @@ app.command("predict")(predict_command)
 app.command("calibrate")(calibrate_command)
 app.command("evaluate")(evaluate_command)
 app.command("compare")(compare_command)
+app.command("study")(study_command)
+app.add_typer(weights_app, name="weights")
 app.command("doctor")(doctor_command)
 app.command("demo")(demo_command)
 

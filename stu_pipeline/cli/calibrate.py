@@ -3,55 +3,48 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import typer
+from typing import Any
 
 from stu_pipeline import CalibrateConfig
+from stu_pipeline.cli.calibrate_options import (
+    AcceptDiceOption,
+    ConfigurationOption,
+    DatasetOption,
+    DeviceOption,
+    ErrorRateOption,
+    ModelOption,
+    PlanOption,
+    PostprocessingOption,
+    PrecisionOption,
+    QualityOption,
+    ReadersOption,
+    ScaleOption,
+    StepOption,
+    TtaOption,
+    choose_model,
+)
 from stu_pipeline.cli.console import Console
 from stu_pipeline.cli.options import DebugOption, JsonOption, QuietOption, VerboseOption, open_console
-from stu_pipeline.errors import UsageError
 
 _DEFAULTS = CalibrateConfig(model=Path())
 _COLUMNS = ["label", "cases", "error", "of the mean", "of soft Dice", "rank correlation", "worst fifth (AUROC)"]
 
 
 def calibrate_command(
-    model: Annotated[Path | None, typer.Option("-m", "--model", help="A model folder.", show_default=False)] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option("-d", "--dataset", help="The dataset it was trained on; without -m also finds the model."),
-    ] = _DEFAULTS.dataset,
-    scale: Annotated[str | None, typer.Option(help="Without -m: S, B, L or H.")] = None,
-    plan: Annotated[str | None, typer.Option(help="Without -m: a plan name instead of the scale.")] = None,
-    configuration: Annotated[
-        str | None, typer.Option(help="Without -m: 2d, 3d_fullres, ... (default: 3d_fullres, or what there is).")
-    ] = None,
-    tta: Annotated[
-        Literal["full", "auto", "none"], typer.Option(help="As predictions will be made: estimates are for that only.")
-    ] = _DEFAULTS.tta,
-    step: Annotated[float, typer.Option(help="Distance of two tiles as a share of the patch.")] = _DEFAULTS.step,
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, cpu or mps.")] = _DEFAULTS.device,
-    precision: Annotated[
-        Literal["auto", "bf16", "fp16", "fp32"],
-        typer.Option(help="auto: fp16 on a GPU, bf16 on a CPU that computes in it, else fp32."),
-    ] = _DEFAULTS.precision,
-    error_rate: Annotated[
-        float, typer.Option(help="Share of masks that may be worse than their bound.")
-    ] = _DEFAULTS.error_rate,
-    accept_dice: Annotated[
-        float | None,
-        typer.Option(help="What every label of an accepted mask must reach (default: 0.1 below its usual Dice)."),
-    ] = _DEFAULTS.accept_dice,
-    quality: Annotated[
-        bool, typer.Option("--quality/--no-quality", help="Learn what Dice to expect of a mask.")
-    ] = _DEFAULTS.quality,
-    postprocessing: Annotated[
-        bool, typer.Option("--postprocessing/--no-postprocessing", help="Learn how to clean up masks.")
-    ] = _DEFAULTS.postprocessing,
-    workers: Annotated[
-        int, typer.Option("--workers", min=0, help="Processes that read masks; 0: only the main one.")
-    ] = _DEFAULTS.num_workers,
+    model: ModelOption = None,
+    dataset: DatasetOption = _DEFAULTS.dataset,
+    scale: ScaleOption = None,
+    plan: PlanOption = None,
+    configuration: ConfigurationOption = None,
+    tta: TtaOption = _DEFAULTS.tta,
+    step: StepOption = _DEFAULTS.step,
+    device: DeviceOption = _DEFAULTS.device,
+    precision: PrecisionOption = _DEFAULTS.precision,
+    error_rate: ErrorRateOption = _DEFAULTS.error_rate,
+    accept_dice: AcceptDiceOption = _DEFAULTS.accept_dice,
+    quality: QualityOption = _DEFAULTS.quality,
+    postprocessing: PostprocessingOption = _DEFAULTS.postprocessing,
+    workers: ReadersOption = _DEFAULTS.num_workers,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,
@@ -67,7 +60,7 @@ def calibrate_command(
     """
     console = open_console(json=json, verbose=verbose, quiet=quiet)
     config = CalibrateConfig(
-        model=_choose_model(model, dataset, scale=scale, plan=plan, configuration=configuration),
+        model=choose_model(model, dataset, scale=scale, plan=plan, configuration=configuration),
         dataset=dataset,
         tta=tta,
         step=step,
@@ -91,20 +84,6 @@ def calibrate_command(
         if file is not None:
             console.show(f"written: {file}")
     console.finish(result, next_command=f"stu predict -i INPUT -o OUTPUT -m {config.model}")
-
-
-def _choose_model(
-    model: Path | None, dataset: str | None, *, scale: str | None, plan: str | None, configuration: str | None
-) -> Path:
-    if model is not None:
-        if scale or plan or configuration:
-            raise UsageError("--scale, --plan and --configuration find a model, so they do not go with -m")
-        return model.absolute()
-    if dataset is None:
-        raise UsageError("give a model: either -m MODEL_FOLDER or -d DATASET")
-    from stu_pipeline.prediction.find_model import find_model
-
-    return find_model(dataset, scale=scale, plan=plan, configuration=configuration)
 
 
 def _show_quality(console: Console, quality: dict[str, Any]) -> None:

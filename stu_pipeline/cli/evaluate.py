@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
+from stu_pipeline.cli.evaluate_options import (
+    AllowMissingOption,
+    ImagesOption,
+    LabelsOption,
+    LesionIouOption,
+    LesionSizeOption,
+    LesionsOption,
+    MappingOption,
+    OutputOption,
+    PredictionLabelsOption,
+    PredictionOption,
+    ReferenceOption,
+    ReportOption,
+    SurfaceOption,
+    ToleranceOption,
+)
 from stu_pipeline.cli.options import DebugOption, JsonOption, QuietOption, VerboseOption, WorkersOption, open_console
 from stu_pipeline.evaluation.config import EvaluateConfig, EvaluateResult
 
@@ -15,47 +28,20 @@ _DEFAULTS = EvaluateConfig(reference=Path(), prediction=Path())
 
 
 def evaluate_command(
-    reference: Annotated[
-        Path, typer.Option("-r", "--reference", help="Reference label maps: a folder or one file.", show_default=False)
-    ],
-    prediction: Annotated[
-        Path, typer.Option("-p", "--prediction", help="Predicted label maps: a folder or one file.", show_default=False)
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", help="Where to write the scores (default: summary.json in the prediction folder)."
-        ),
-    ] = _DEFAULTS.output,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="Folder for scores.csv, summary.md and report.html, a page with plots and pictures."),
-    ] = _DEFAULTS.report,
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the images, to show them behind the masks in the report.")
-    ] = _DEFAULTS.images,
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="The dataset.json that names the labels (default: looked for beside the label maps)."),
-    ] = _DEFAULTS.dataset_json,
-    tolerance: Annotated[
-        float, typer.Option(help="Distance in mm within which a surface counts as met (NSD).")
-    ] = _DEFAULTS.tolerance_mm,
-    surface: Annotated[
-        bool, typer.Option("--surface/--no-surface", help="Measure HD95, ASSD and NSD as well.")
-    ] = _DEFAULTS.surface,
-    lesions: Annotated[
-        bool, typer.Option("--lesions", help="Count connected parts found, missed and invented as well.")
-    ] = _DEFAULTS.lesions,
-    lesion_iou: Annotated[
-        float, typer.Option(help="IoU above which a lesion counts as found (0: a shared voxel).")
-    ] = _DEFAULTS.lesion_iou,
-    lesion_size: Annotated[
-        float, typer.Option(help="Smallest lesion in mm3; smaller parts are not counted.")
-    ] = _DEFAULTS.lesion_size_mm3,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Score what is there when a reference has no prediction.")
-    ] = _DEFAULTS.allow_missing,
+    reference: ReferenceOption,
+    prediction: PredictionOption,
+    output: OutputOption = _DEFAULTS.output,
+    report: ReportOption = _DEFAULTS.report,
+    images: ImagesOption = _DEFAULTS.images,
+    allow_missing: AllowMissingOption = _DEFAULTS.allow_missing,
+    labels: LabelsOption = _DEFAULTS.dataset_json,
+    prediction_labels: PredictionLabelsOption = _DEFAULTS.prediction_labels,
+    mapping: MappingOption = _DEFAULTS.mapping,
+    tolerance: ToleranceOption = _DEFAULTS.tolerance_mm,
+    surface: SurfaceOption = _DEFAULTS.surface,
+    lesions: LesionsOption = _DEFAULTS.lesions,
+    lesion_iou: LesionIouOption = _DEFAULTS.lesion_iou,
+    lesion_size: LesionSizeOption = _DEFAULTS.lesion_size_mm3,
     workers: WorkersOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
@@ -71,6 +57,8 @@ def evaluate_command(
     stu evaluate -r labelsTs -p predictions --report report --images imagesTs
 
     stu evaluate -r truth/liver_001.mha -p mine/liver_001.nii.gz --tolerance 2
+
+    stu evaluate -r Dataset009_Spleen/labelsTr -p predictions --mapping mapping.json
     """
     console = open_console(json=json, verbose=verbose, quiet=quiet)
     config = EvaluateConfig(
@@ -80,6 +68,8 @@ def evaluate_command(
         report=report,
         images=images,
         dataset_json=labels,
+        prediction_labels=prediction_labels,
+        mapping=mapping,
         tolerance_mm=tolerance,
         surface=surface,
         lesions=lesions,
@@ -104,7 +94,16 @@ def evaluate_command(
 def _choose_next(config: EvaluateConfig, result: EvaluateResult) -> str:
     if not result.report_files:
         places = f"-r {shlex.quote(str(config.reference))} -p {shlex.quote(str(config.prediction))}"
-        return f"stu evaluate {places} --report report"
+        flags = [
+            f"{flag} {shlex.quote(str(value))}"
+            for flag, value in (
+                ("--labels", config.dataset_json),
+                ("--prediction-labels", config.prediction_labels),
+                ("--mapping", config.mapping),
+            )
+            if value is not None
+        ]
+        return " ".join(["stu evaluate", places, *flags, "--report report"])
     if result.summary_path is not None:
         return f"stu compare {shlex.quote(str(result.summary_path))} OTHER_RUN"
     return ""

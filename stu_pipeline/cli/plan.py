@@ -16,9 +16,12 @@ from stu_pipeline.cli.options import (
     open_console,
 )
 from stu_pipeline.cli.plan_view import show_plan
+from stu_pipeline.errors import UsageError
 from stu_pipeline.planning.config import PlanConfig, PlanResult
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stu_pipeline import PreprocessResult
     from stu_pipeline.cli.console import Console
 
@@ -26,12 +29,21 @@ _DEFAULTS = PlanConfig(dataset="DATASET")
 
 
 def plan_command(
-    dataset: flags.DatasetOrNothing = "",
+    datasets: flags.DatasetsOrNothing = None,
     scale: flags.ScaleOption = _DEFAULTS.scale,
     gpu_memory: flags.GpuMemoryOption = _DEFAULTS.gpu_memory_gib,
+    spacing: flags.SpacingOption = None,
+    patch: flags.PatchOption = None,
     pretrained: flags.PretrainedOption = _DEFAULTS.pretrained,
+    sidecar: flags.SidecarOption = _DEFAULTS.sidecar,
+    pretrained_geometry: flags.PretrainedGeometryOption = _DEFAULTS.keep_geometry,
+    any_normalisation: flags.AnyNormalisationOption = _DEFAULTS.any_normalisation,
     plan: flags.PlanNameOption = None,
     configuration: flags.ConfigurationsOption = None,
+    as_union: flags.UnionOption = False,
+    union_labels: flags.UnionLabelsOption = _DEFAULTS.union_labels,
+    keep_labels_of: flags.KeepLabelsOption = _DEFAULTS.keep_labels_of,
+    keep_channel_names: flags.KeepChannelNamesOption = _DEFAULTS.keep_channel_names,
     images: flags.ImagesOption = _DEFAULTS.images,
     labels: flags.LabelsOption = _DEFAULTS.labels,
     dataset_name: flags.DatasetNameOption = _DEFAULTS.dataset_name,
@@ -57,11 +69,20 @@ def plan_command(
 
     stu plan 4 --scale L --gpu-memory 24 --dry-run
 
+    stu plan 4 --pretrained base_ep4k.model --gpu-memory 12
+
+    stu plan 101 105 108 --union --dataset-name Pretraining
+
     stu plan --images scans --labels masks --dataset-name Liver --channels CT
     """
     console = open_console(json=json, verbose=verbose, quiet=quiet)
+    sources = tuple(datasets or ())
     config = PlanConfig(
-        dataset=dataset,
+        dataset="" if as_union else _require_one(sources),
+        union=sources if as_union else (),
+        union_labels=union_labels,
+        keep_labels_of=keep_labels_of,
+        keep_channel_names=keep_channel_names,
         images=images,
         labels=labels,
         dataset_name=dataset_name,
@@ -69,6 +90,11 @@ def plan_command(
         scale=scale,
         gpu_memory_gib=gpu_memory,
         pretrained=pretrained,
+        sidecar=sidecar,
+        keep_geometry=pretrained_geometry,
+        any_normalisation=any_normalisation,
+        spacing_mm=flags.parse_axes(spacing, "--spacing"),
+        patch_voxels=flags.parse_patch(patch),
         plan_name=plan,
         configurations=tuple(configuration or ()),
         num_folds=folds,
@@ -94,31 +120,66 @@ def name_next_command(config: PlanConfig, result: PlanResult) -> str:
     """Name the command that comes after this one."""
     if config.dry_run and config.images is not None:
         return ""  # there is nothing yet that a short command could name
-    chosen = f"--plan {result.plan_name}" if config.plan_name else f"--scale {result.scale}"
     if config.dry_run:
         return shlex.join(_repeat_command(config, result))
-    return f"stu train {_name_dataset(config, result)} {chosen} --fold 0"
+    words = ["stu", "train", _name_dataset(config, result)]
+    if config.plan_name or result.pretrained is not None:
+        words += ["--plan", result.plan_name]
+    else:
+        words += ["--scale", result.scale]
+    if result.pretrained is not None:
+        words += ["--pretrained", str(config.pretrained or result.pretrained.file)]
+    return shlex.join([*words, "--fold", "0"])
 
 
 def _repeat_command(config: PlanConfig, result: PlanResult) -> list[str]:
     """Name the command that writes what a dry run showed."""
-    memory = f"{result.gpu_memory_gib:g}"
-    words = ["stu", "plan", config.dataset, "--scale", result.scale, "--gpu-memory", memory]
+    words = ["stu", "plan", *(config.union or (config.dataset,))]
     values = {
+        "--scale": None if config.pretrained else result.scale,
+        "--gpu-memory": f"{result.gpu_memory_gib:g}",
         "--plan": config.plan_name,
         "--pretrained": config.pretrained,
+        "--sidecar": config.sidecar,
+        "--spacing": _join(config.spacing_mm),
+        "--patch": _join(config.patch_voxels),
+        "--dataset-name": config.dataset_name,
+        "--union-labels": config.union_labels,
+        "--keep-labels-of": config.keep_labels_of,
         "--folds": config.num_folds,
         "--group-by": config.group_by,
     }
     words += [str(word) for flag, value in values.items() if value is not None for word in (flag, value)]
     words += [word for name in config.configurations for word in ("--configuration", name)]
-    return [*words, "--stratify"] if config.stratify else words
+    switches = {
+        "--union": bool(config.union),
+        "--keep-channel-names": config.keep_channel_names,
+        "--pretrained-geometry": config.keep_geometry,
+        "--any-normalisation": config.any_normalisation,
+        "--stratify": config.stratify,
+    }
+    return [*words, *(flag for flag, is_set in switches.items() if is_set)]
+
+
+def _join(numbers: Sequence[float] | None) -> str | None:
+    """Write numbers as the flags take them; empty is 'auto'."""
+    return None if numbers is None else ",".join(f"{number:g}" for number in numbers) or "auto"
+
+
+def _require_one(datasets: Sequence[str]) -> str:
+    if len(datasets) > 1:
+        raise UsageError(
+            f"{len(datasets)} datasets are given, and one is planned at a time", hint="--union makes one of them"
+        )
+    return datasets[0] if datasets else ""
 
 
 def _name_dataset(config: PlanConfig, result: PlanResult) -> str:
-    """Call the dataset as the user did, unless it was imported under a name of its own."""
-    was_imported = config.images is not None or (
-        Path(config.dataset).name != result.dataset and Path(config.dataset).is_dir()
+    """Call the dataset as the user did, unless it was imported, or made of several, under a name of its own."""
+    was_imported = (
+        config.images is not None
+        or bool(config.union)
+        or (Path(config.dataset).name != result.dataset and Path(config.dataset).is_dir())
     )
     return result.dataset if was_imported else config.dataset
 

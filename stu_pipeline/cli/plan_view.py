@@ -59,8 +59,26 @@ def _show_scales(console: Console, result: PlanResult) -> None:
     console.show(f"{result.dataset}, {result.default_configuration}, {memory}")
     console.show_table("", ["scale", "patch", "batch", "parameters", "VRAM GiB", "fits", "why"], rows)
     console.show(f"chosen: {result.choice.reason}")
+    _show_weights(console, result)
     for line in result.choice.alternatives:
         console.show(f"  {line}")
+
+
+def _show_weights(console: Console, result: PlanResult) -> None:
+    start = result.pretrained
+    if start is None:
+        return
+    console.show(f"weights: {start.file}, scale {start.scale}, known from {start.source}")
+    known = {
+        "spacing": _spacing(start.spacing_mm) + " mm" if start.spacing_mm else "",
+        "patch": _by(start.patch_voxels) if start.patch_voxels else "",
+        "strides": " ".join(_by(stride) for stride in start.strides[1:]) if start.strides else "",
+        "normalisation": ", ".join(dict.fromkeys(start.normalization_schemes or ())),
+    }
+    listed = [f"{name} {text or 'unknown'}" for name, text in known.items()]
+    console.show(f"  trained with {', '.join(listed)}")
+    use = "taken" if start.takes_geometry else "not taken: planned for this dataset, as the STU-Net authors advise"
+    console.show(f"  their spacing, patch and strides are {use}")
 
 
 def _show_configurations(console: Console, result: PlanResult) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from stu_pipeline.cli.console import Console, format_seconds
-from stu_pipeline.cli.options import DebugOption, JsonOption, QuietOption, VerboseOption, WorkersOption, open_console
+from stu_pipeline.cli.options import DebugOption, JsonOption, QuietOption, VerboseOption, open_console
 from stu_pipeline.cli.predict_options import (
     CheckpointOption,
     ConfigurationOption,
@@ -34,6 +34,7 @@ from stu_pipeline.cli.predict_options import (
     StepOption,
     TtaOption,
     VerifyOption,
+    WorkersOption,
     choose_models,
     parse_folds,
     parse_weights,

@@ -149,6 +149,17 @@ VerifyOption = Annotated[
 ]
 
 
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=0,
+        help="0 prepares cases in turn with their prediction; else the next case is prepared meanwhile.",
+        rich_help_panel=_MACHINE,
+    ),
+]
+
+
 def choose_models(
     models: list[Path] | None, dataset: str | None, *, scale: str | None, plan: str | None, configuration: str | None
 ) -> tuple[Path, ...]:

@@ -33,6 +33,11 @@ def train_command(
     scale: flags.ScaleOption = _DEFAULTS.scale,
     plan: flags.PlanOption = _DEFAULTS.plan_name,
     configuration: flags.ConfigurationOption = _DEFAULTS.configuration,
+    pretrained: flags.PretrainedOption = _DEFAULTS.pretrained,
+    sidecar: flags.SidecarOption = _DEFAULTS.sidecar,
+    recipe: flags.RecipeOption = _DEFAULTS.recipe,
+    head_mapping: flags.HeadMappingOption = _DEFAULTS.head_mapping,
+    channel_mapping: flags.ChannelMappingOption = _DEFAULTS.channel_mapping,
     augment: flags.AugmentOption = _DEFAULTS.augment,
     mirror: flags.MirrorOption = _DEFAULTS.mirror,
     epochs: flags.EpochsOption = _DEFAULTS.num_epochs,
@@ -69,6 +74,8 @@ def train_command(
 
     stu train 4 --scale L --fold 0,1,2,3,4 --gpus 5
 
+    stu train 4 --scale B --fold 0 --pretrained base_ep4k.model
+
     stu train Dataset004_Hippocampus --scale S --fold 0,1,2,3,4 --epochs 200 --device cpu
     """
     configs = [
@@ -97,6 +104,11 @@ def train_command(
             warmup_epochs=warmup,
             ema_decay=ema,
             patience=patience,
+            pretrained=pretrained,
+            sidecar=sidecar,
+            recipe=recipe,
+            head_mapping=head_mapping,
+            channel_mapping=channel_mapping,
             trackers=flags.parse_trackers(track),
         )
         for one in parse_folds(fold)
@@ -127,7 +139,9 @@ def _train_all(console: Console, configs: list[TrainConfig]) -> list[TrainResult
 def _show_results(console: Console, results: list[TrainResult]) -> None:
     for result in results:
         state = "already complete" if result.was_finished else f"done in {format_seconds(result.elapsed_s)}"
-        console.show(f"fold {result.fold} {state}, mean Dice {format_dice(result.mean_dice)}, in {result.run_folder}")
+        start = "" if result.pretrained is None else f", begun with '{result.pretrained}'"
+        dice = format_dice(result.mean_dice)
+        console.show(f"fold {result.fold} {state}, mean Dice {dice}{start}, in {result.run_folder}")
     last = results[-1]
     rows = [
         [f"fold {result.fold}", *map(format_dice, result.dice.values()), format_dice(result.mean_dice)]

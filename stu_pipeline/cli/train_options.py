@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,9 +14,12 @@ from stu_pipeline.training.config import (
     DEFAULT_LEARNING_RATE,
     DEFAULT_NUM_EPOCHS,
     DEFAULT_NUM_ITERATIONS,
+    DEFAULT_RECIPE,
+    RECIPE_NAMES,
     TRACKERS,
 )
 
+_FINE_TUNING = "Fine-tuning"
 _SCHEDULE = "Schedule"
 _MACHINE = "Machine"
 _SAFETY = "Continuing and safety"
@@ -48,6 +52,45 @@ MirrorOption = Annotated[
     ),
 ]
 
+PretrainedOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--pretrained",
+        help="Weights to begin with: a released .model, a .pth or a .safetensors. [none: from scratch]",
+        rich_help_panel=_FINE_TUNING,
+    ),
+]
+SidecarOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--sidecar", help="The .pkl of a released .model, when it is not beside it.", rich_help_panel=_FINE_TUNING
+    ),
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        help=f"{', '.join(RECIPE_NAMES)}: how the training goes on from these weights. [{DEFAULT_RECIPE}]",
+        rich_help_panel=_FINE_TUNING,
+    ),
+]
+HeadMappingOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--head-mapping",
+        help="JSON file: which old label each label begins with, where names do not say it.",
+        rich_help_panel=_FINE_TUNING,
+    ),
+]
+ChannelMappingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--channel-mapping",
+        help="Which old channel each channel begins with: T1=CT,FLAIR=mean.",
+        rich_help_panel=_FINE_TUNING,
+    ),
+]
+
 EpochsOption = Annotated[
     int | None,
     typer.Option(
@@ -62,11 +105,17 @@ IterationsOption = Annotated[
 ]
 LearningRateOption = Annotated[
     float | None,
-    typer.Option("--lr", help=f"Initial learning rate. [{DEFAULT_LEARNING_RATE}]", rich_help_panel=_SCHEDULE),
+    typer.Option(
+        "--lr", help=f"Initial learning rate. [{DEFAULT_LEARNING_RATE}, or the recipe's]", rich_help_panel=_SCHEDULE
+    ),
 ]
 WarmupOption = Annotated[
     float | None,
-    typer.Option("--warmup", help="Epochs in which the learning rate rises from 0. [0]", rich_help_panel=_SCHEDULE),
+    typer.Option(
+        "--warmup",
+        help="Epochs in which the learning rate rises from 0. [0, or the recipe's]",
+        rich_help_panel=_SCHEDULE,
+    ),
 ]
 EmaOption = Annotated[
     float | None,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import struct
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from stu_pipeline.datasets.plain_numpy import list_plain_numpy
 
 PICKLE_ERRORS = (
     pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError,
@@ -27,11 +30,30 @@ def load_plain_pickle(content: bytes) -> Any:
     return _PlainUnpickler(io.BytesIO(content)).load()
 
 
+def load_settings_pickle(content: bytes) -> Any:
+    """Load a small pickle of settings, from anywhere: what comes back is plain Python, arrays are nested lists.
+
+    Raises:
+        pickle.UnpicklingError: it names something that is no data, or would take memory out of proportion; one of
+            `PICKLE_ERRORS` when it is damaged.
+    """
+    for operation, argument, _ in pickletools.genops(content):
+        # Python makes room for as many places as the largest number says.
+        if operation.name.endswith("PUT") and (not isinstance(argument, int) or argument > len(content)):
+            raise pickle.UnpicklingError("it asks for more memory than its size explains")
+    return _SettingsUnpickler(io.BytesIO(content)).load()
+
+
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     """Stand for `_codecs.encode`, with which old protocols store bytes, and which can do more."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes are stored as '{encoding}'")
     return text.encode("latin1")
+
+
+def _make_no_bytes() -> bytes:
+    """Stand for `bytes`, which old protocols call for empty ones, and which makes as many as a number says."""
+    return b""
 
 
 def _list_allowed() -> Mapping[tuple[str, str], Any]:
@@ -42,7 +64,7 @@ def _list_allowed() -> Mapping[tuple[str, str], Any]:
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("_codecs", "encode"): _encode,
-        ("__builtin__", "bytes"): bytes,
+        ("__builtin__", "bytes"): _make_no_bytes,
         ("collections", "OrderedDict"): OrderedDict,
     }
     for core in ("numpy.core", "numpy._core"):
@@ -60,3 +82,18 @@ class _PlainUnpickler(pickle.Unpickler):
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it names '{module}.{name}', which is not data")
         return _ALLOWED[module, name]
+
+
+_SETTINGS: Mapping[tuple[str, str], Any] = {
+    **list_plain_numpy(),
+    ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _make_no_bytes,
+    ("collections", "OrderedDict"): OrderedDict,
+}
+
+
+class _SettingsUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _SETTINGS:
+            raise pickle.UnpicklingError(f"it names '{module}.{name}', which is not data")
+        return _SETTINGS[module, name]

@@ -24,7 +24,13 @@ class EvaluateConfig:
     images: Path | None = None
     """Folder of the images (or the image of a single case), shown behind the masks in the report."""
     dataset_json: Path | None = None
-    """Names the labels. None: found beside prediction or reference, else the values found are the labels."""
+    """Names the labels of the references. None: found beside them, else what names the predicted labels, else the
+    values found are the labels."""
+    prediction_labels: Path | None = None
+    """The `dataset.json` that names the predicted labels. None: found beside the predictions, where `stu predict`
+    leaves one, else they are the reference's."""
+    mapping: Path | None = None
+    """A label mapping: which predicted labels are which labels of the reference, where names do not say it."""
     tolerance_mm: float = 1.0
     """Distance within which a surface counts as met (NSD)."""
     surface: bool = True
@@ -110,6 +116,28 @@ class CaseResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedLabel:
+    """One scored label, and the labels of either side that were taken together for it."""
+
+    name: str
+    prediction: tuple[str, ...]
+    reference: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelMatching:
+    """Which labels were compared, where reference and prediction have label lists of their own."""
+
+    source: str
+    """The mapping file, or 'names' where labels were matched by their names."""
+    labels: tuple[MatchedLabel, ...]
+    reference_left_out: tuple[str, ...]
+    """Labels of the reference that are not scored."""
+    prediction_left_out: tuple[str, ...]
+    """Predicted labels that are not scored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateResult:
     """What an evaluation found."""
 
@@ -131,3 +159,8 @@ class EvaluateResult:
     """What was written into the report folder."""
     labels_from: str = ""
     """Where the labels came from: a `dataset.json`, or `values found`."""
+    matching: LabelMatching | None = None
+    """None where both sides have the same labels."""
+    warnings: tuple[str, ...] = ()
+    """What may be wrong with the predictions as a whole: voxel sizes far from those the model computes at, left and
+    right exchanged."""

@@ -11,26 +11,22 @@ from pathlib import Path
 from stu_pipeline.errors import DataError, StuError, UsageError
 from stu_pipeline.evaluation.cases import CaseMatch, match_cases
 from stu_pipeline.evaluation.config import EvaluateConfig, EvaluateResult
-from stu_pipeline.evaluation.labels import (
-    Label,
-    LabelSet,
-    find_dataset_json,
-    find_stored_ids,
-    label_values,
-    read_labels,
-)
+from stu_pipeline.evaluation.exchanged_sides import warn_of_exchanged_sides
+from stu_pipeline.evaluation.label_choice import ChosenLabels, choose_labels, describe_matching, explain_matching
+from stu_pipeline.evaluation.labels import Label, LabelSet, find_stored_ids, label_values
 from stu_pipeline.evaluation.lesions import LesionRule
+from stu_pipeline.evaluation.model_spacing import find_model_spacing, warn_of_spacing
 from stu_pipeline.evaluation.report import ScoreTable, build_summary, describe_labels, rank_cases
 from stu_pipeline.evaluation.reporting.writing import list_report_files, write_report
 from stu_pipeline.evaluation.scoring import MAX_FOUND_VALUES, ScoredCase, ScoringRules, score_pairs
 from stu_pipeline.evaluation.statistics import bootstrap_interval, mean_over_labels
+from stu_pipeline.evaluation.unmarked import drop_unmarked, read_partial_table
 from stu_pipeline.log import Listener, Notice, Progress, ignore_events
-from stu_pipeline.storage import read_json, write_json
+from stu_pipeline.storage import write_json
 
 __all__ = ["EvaluateConfig", "EvaluateResult", "evaluate"]
 
 SUMMARY_NAME = "summary.json"
-_FOUND = "values found"
 
 
 def evaluate(config: EvaluateConfig, *, listen: Listener = ignore_events) -> EvaluateResult:
@@ -41,44 +37,49 @@ def evaluate(config: EvaluateConfig, *, listen: Listener = ignore_events) -> Eva
 
     Args:
         config: what to compare.
-        listen: receives `Progress` per case and `Notice` for cases left out.
+        listen: receives `Progress` per case and `Notice` for cases and labels left out.
 
     Raises:
-        DataError: no cases, missing predictions, unreadable files, differing grids, unknown labels.
-        UsageError: the summary or the report would land among the references.
+        DataError: no cases, missing predictions, unreadable files, differing grids, unknown labels, label lists that
+            do not fit each other.
+        UsageError: the summary or the report would land among the references, or a mapping lacks a label list.
         StorageError: a file cannot be written.
     """
-    dataset_json = config.dataset_json or find_dataset_json(reference=config.reference, prediction=config.prediction)
-    declared = read_labels(dataset_json) if dataset_json else None
-    ending = _read_file_ending(dataset_json)
-    match = match_cases(config.reference, config.prediction, allow_missing=config.allow_missing, file_ending=ending)
+    chosen = choose_labels(config)
+    table_of_marks = read_partial_table(chosen.reference_file)
+    match = match_cases(
+        config.reference, config.prediction, allow_missing=config.allow_missing, file_ending=chosen.file_ending
+    )
     summary_path = _choose_summary_path(config)
     if config.report is not None:
         _require_elsewhere(config.report / "report.html", config, flag="--report FOLDER")
     if config.images is not None and not config.images.exists():
         raise DataError(f"images '{config.images.name}' not found", where=config.images.absolute().parent)
     _tell_left_out(match, listen)
-    rules = ScoringRules(
-        labels=declared,
-        tolerance_mm=config.tolerance_mm if config.surface else None,
-        reference_ids=find_stored_ids(config.reference),
-        prediction_ids=find_stored_ids(config.prediction),
-        lesion_rule=_make_lesion_rule(config),
-    )
-    cases = _score_all(match, rules, config.num_workers, listen)
-    labels = _choose_labels(declared, cases)
+    _tell_matching(chosen, listen)
+    cases = _score_all(match, _make_rules(config, chosen), config.num_workers, listen)
+    if table_of_marks is not None and chosen.reference is not None:
+        listen(Notice(text="labels that nobody marked in a case have no score there (stu_partial_labels)"))
+        cases = drop_unmarked(cases, table_of_marks, chosen.reference, chosen.common)
+    labels = _choose_labels(chosen.scored, cases)
     table = ScoreTable(cases, labels, with_surface=config.surface, with_lesions=config.lesions)
-    result = _make_result(table, match, config, summary_path=summary_path, labels_from=str(dataset_json or _FOUND))
+    warnings = _warn(cases, config.prediction, listen)
+    result = _make_result(table, match, config, chosen=chosen, summary_path=summary_path, warnings=warnings)
     if summary_path is not None:
         write_json(summary_path, build_summary(table, result, config))
     if config.report is not None:
-        ignore = declared.ignore if declared is not None else None
-        write_report(config.report, table, result, config, ignore=ignore, listen=listen)
+        write_report(config.report, table, result, config, labels=chosen, listen=listen)
     return result
 
 
 def _make_result(
-    table: ScoreTable, match: CaseMatch, config: EvaluateConfig, *, summary_path: Path | None, labels_from: str
+    table: ScoreTable,
+    match: CaseMatch,
+    config: EvaluateConfig,
+    *,
+    chosen: ChosenLabels,
+    summary_path: Path | None,
+    warnings: tuple[str, ...],
 ) -> EvaluateResult:
     dice = table.values_of("Dice")
     return EvaluateResult(
@@ -91,17 +92,23 @@ def _make_result(
         missing=match.missing,
         extra=match.extra,
         report_files=list_report_files(config.report) if config.report is not None else (),
-        labels_from=labels_from,
+        labels_from=chosen.source,
+        matching=describe_matching(chosen.common),
+        warnings=warnings,
     )
 
 
-def _make_lesion_rule(config: EvaluateConfig) -> LesionRule | None:
-    return LesionRule(min_iou=config.lesion_iou, min_size_mm3=config.lesion_size_mm3) if config.lesions else None
-
-
-def _read_file_ending(dataset_json: Path | None) -> str | None:
-    ending = read_json(dataset_json).get("file_ending") if dataset_json else None
-    return ending if isinstance(ending, str) else None
+def _make_rules(config: EvaluateConfig, chosen: ChosenLabels) -> ScoringRules:
+    lesion_rule = LesionRule(min_iou=config.lesion_iou, min_size_mm3=config.lesion_size_mm3) if config.lesions else None
+    return ScoringRules(
+        labels=chosen.reference,
+        tolerance_mm=config.tolerance_mm if config.surface else None,
+        reference_ids=find_stored_ids(config.reference),
+        prediction_ids=find_stored_ids(config.prediction),
+        lesion_rule=lesion_rule,
+        prediction_labels=chosen.prediction,
+        common=chosen.common,
+    )
 
 
 def _choose_summary_path(config: EvaluateConfig) -> Path | None:
@@ -133,6 +140,24 @@ def _tell_left_out(match: CaseMatch, listen: Listener) -> None:
         if names:
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
             listen(Notice(text=f"left out {len(names)} {what}: {shown}", is_warning=True))
+
+
+def _tell_matching(chosen: ChosenLabels, listen: Listener) -> None:
+    matching = describe_matching(chosen.common)
+    if matching is not None:
+        for what, which in explain_matching(matching):
+            listen(Notice(text=f"{what}: {which}", is_warning=what != "labels matched"))
+
+
+def _warn(cases: Sequence[ScoredCase], prediction: Path, listen: Listener) -> tuple[str, ...]:
+    spacings = [(case.pair.case, case.spacing_mm) for case in cases]
+    warnings = (
+        *warn_of_spacing(spacings, find_model_spacing(prediction)),
+        *warn_of_exchanged_sides((case.pair.case, case.sides) for case in cases),
+    )
+    for warning in warnings:
+        listen(Notice(text=warning, is_warning=True))
+    return warnings
 
 
 def _score_all(

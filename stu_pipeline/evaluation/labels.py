@@ -15,6 +15,7 @@ from stu_pipeline.errors import DataError
 from stu_pipeline.storage import read_json
 
 IGNORE_NAME = "ignore"
+_NAME = "dataset.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,18 +88,16 @@ def label_values(values: Iterable[int]) -> LabelSet:
     return LabelSet(labels=tuple(_build_label(f"label {v}", (v,), as_region=False) for v in sorted(set(values) - {0})))
 
 
-def find_dataset_json(*, reference: Path, prediction: Path) -> Path | None:
-    """Find the `dataset.json` that describes the labels.
+def find_reference_labels(reference: Path) -> Path | None:
+    """Find the `dataset.json` that names the labels of references: beside their folder (`labelsTr/..`), or inside."""
+    folder = (reference if reference.is_dir() else reference.parent).absolute()
+    return next((path for path in (folder.parent / _NAME, folder / _NAME) if path.is_file()), None)
 
-    Looked for in the prediction's folder (a predictor leaves one there), then beside the reference's
-    folder (`labelsTr/..`), then inside it.
-    """
-    reference_folder = reference if reference.is_dir() else reference.parent
-    prediction_folder = prediction if prediction.is_dir() else prediction.parent
-    for folder in (prediction_folder, reference_folder.absolute().parent, reference_folder):
-        if (folder / "dataset.json").is_file():
-            return folder / "dataset.json"
-    return None
+
+def find_prediction_labels(prediction: Path) -> Path | None:
+    """Find the `dataset.json` that names predicted labels: inside their folder, where a predictor leaves one."""
+    path = (prediction if prediction.is_dir() else prediction.parent) / _NAME
+    return path if path.is_file() else None
 
 
 def find_stored_ids(place: Path) -> LabelIds | None:

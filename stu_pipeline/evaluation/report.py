@@ -171,6 +171,8 @@ def build_summary(table: ScoreTable, result: EvaluateResult, config: EvaluateCon
             "versions": read_versions(),
             "config": config,
             "labels_from": result.labels_from,
+            "matching": result.matching,
+            "warnings": result.warnings,
             "num_cases": result.num_cases,
             "missing": result.missing,
             "extra": result.extra,

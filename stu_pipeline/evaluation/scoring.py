@@ -17,6 +17,8 @@ from stu_pipeline.datasets.reading import read_label_map
 from stu_pipeline.datasets.volume import Grid, Volume, check_same_grid
 from stu_pipeline.errors import DataError, MemoryLimitError, StuError
 from stu_pipeline.evaluation.cases import CasePair
+from stu_pipeline.evaluation.common_labels import CommonLabels
+from stu_pipeline.evaluation.exchanged_sides import NO_OVERLAP, SideOverlap, measure_side_overlap
 from stu_pipeline.evaluation.labels import LabelSet, label_values
 from stu_pipeline.evaluation.lesions import LesionRule
 from stu_pipeline.evaluation.metrics import LabelMap, LabelScores, find_values, score_case, score_empty_label
@@ -34,11 +36,14 @@ class ScoringRules:
     """What to score and how.
 
     Args:
-        labels: None scores every value found in a case.
+        labels: of the references, and of the predictions unless these are given; None scores every value found in a
+            case.
         tolerance_mm: None leaves the surface metrics out.
         reference_ids: turns the consecutive ids in the references into the dataset's own; None where they are.
         prediction_ids: the same for the predictions.
         lesion_rule: None leaves the detection of lesions out.
+        prediction_labels: of the predictions, where they are not the references'.
+        common: what is scored where the two differ; None scores `labels`.
     """
 
     labels: LabelSet | None
@@ -46,6 +51,8 @@ class ScoringRules:
     reference_ids: LabelIds | None = None
     prediction_ids: LabelIds | None = None
     lesion_rule: LesionRule | None = None
+    prediction_labels: LabelSet | None = None
+    common: CommonLabels | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +62,10 @@ class ScoredCase:
     pair: CasePair
     scores: dict[str, LabelScores]
     num_voxels: int
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """`(z, y, x)`; 1 mm along the axis that a flat image lacks."""
+    sides: SideOverlap = NO_OVERLAP
+    """Looked at where reference and prediction have label lists of their own."""
 
     def find_scores(self, key: str, *, with_surface: bool, with_lesions: bool = False) -> LabelScores:
         """Return the scores of a label; those of an absent label where only other cases hold it."""
@@ -82,6 +93,12 @@ def score_pair(pair: CasePair, rules: ScoringRules) -> ScoredCase:
             )
         reference_map, prediction_map = cast(LabelMap, reference.array), cast(LabelMap, prediction.array)
         labels = _require_labels(pair, reference_map, prediction_map, rules)
+        sides = NO_OVERLAP
+        if rules.common is not None:
+            labels = rules.common.labels
+            encoded = rules.common.encode_reference(reference_map), rules.common.encode_prediction(prediction_map)
+            sides = measure_side_overlap(*encoded, labels.labels)
+            reference_map, prediction_map = encoded
         scores = score_case(
             reference_map,
             prediction_map,
@@ -99,6 +116,8 @@ def score_pair(pair: CasePair, rules: ScoringRules) -> ScoredCase:
         pair=pair,
         scores={label.key: score for label, score in zip(labels.labels, scores, strict=True)},
         num_voxels=reference.array.size,
+        spacing_mm=_choose_spacing(reference.grid),
+        sides=sides,
     )
 
 
@@ -157,15 +176,17 @@ def _require_labels(pair: CasePair, reference: LabelMap, prediction: LabelMap, r
             )
         return label_values(values)
     for role, present in found.items():
-        unknown = sorted(set(present) - rules.labels.known_values)
+        labels = rules.labels if role == "reference" else rules.prediction_labels or rules.labels
+        unknown = sorted(set(present) - labels.known_values)
         if unknown:
             shown = ", ".join(str(value) for value in unknown[:_VALUES_SHOWN])
-            known = ", ".join(str(value) for value in sorted(rules.labels.known_values)[:_VALUES_SHOWN])
-            more = ", ..." if len(rules.labels.known_values) > _VALUES_SHOWN else ""
+            known = ", ".join(str(value) for value in sorted(labels.known_values)[:_VALUES_SHOWN])
+            more = ", ..." if len(labels.known_values) > _VALUES_SHOWN else ""
+            flag = "--prediction-labels" if rules.prediction_labels is not None and role == "prediction" else "--labels"
             raise DataError(
                 f"case '{pair.case}': the {role} has unknown label values {shown}, expected {known}{more}",
                 where=pair.reference if role == "reference" else pair.prediction,
-                hint="give the dataset.json that names them: --labels FILE",
+                hint=f"give the dataset.json that names them: {flag} FILE",
             )
     return rules.labels
 

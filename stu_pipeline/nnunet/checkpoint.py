@@ -6,41 +6,19 @@ Reads: `checkpoint_*.pth` of ours and of stock nnU-Net (a zip archive of `torch.
 from __future__ import annotations
 
 import copy
-import functools
 import math
-import pickle
-import struct
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from stu_pipeline.errors import ModelError, NonFiniteError
-from stu_pipeline.nnunet.checkpoint_identity import explain_damage, open_archive
+from stu_pipeline.nnunet.checkpoint_archive import load_archive
 from stu_pipeline.storage import write_atomically
 
 REQUIRED_KEYS = ("network_weights", "init_args", "trainer_name")
 """What every checkpoint must hold; a training asks for more."""
-
-_BLOCK = 1 << 22
-# What a damaged or hostile pickle makes the restricted unpickler raise. Never retried with fewer restrictions.
-_LOAD_ERRORS = (
-    pickle.UnpicklingError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
 
 
 def read_checkpoint(
@@ -59,12 +37,7 @@ def read_checkpoint(
         ModelError: missing, cut, damaged, not a checkpoint, or holding anything but tensors and plain values.
         NonFiniteError: a weight is NaN or infinite; the message names the tensor.
     """
-    _verify_archive(path)
-    try:
-        with torch.serialization.safe_globals(_list_allowed_globals()):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except _LOAD_ERRORS as error:
-        raise _refuse(path, error) from error
+    checkpoint = load_archive(path)
     if not isinstance(checkpoint, dict):
         raise ModelError(
             f"'{path.name}' is not a checkpoint: it holds a {type(checkpoint).__name__}", where=path.parent
@@ -130,38 +103,3 @@ def _check_weights(weights: object, path: Path) -> None:
                 where=path.parent,
             )
     require_finite_weights(weights, path)
-
-
-@functools.cache
-def _list_allowed_globals() -> list[Any]:
-    """List what may be rebuilt besides tensors: NumPy scalars, which stock nnU-Net puts into its log."""
-    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    kinds = (np.dtype, type(np.dtype(np.float32)), type(np.dtype(np.float64)))
-    return [*((scalar, name) for name in names), *kinds]
-
-
-def _verify_archive(path: Path) -> None:
-    with open_archive(path) as archive:
-        names = archive.namelist()
-        if len(set(names)) != len(names):
-            raise explain_damage(path, "it lists a name twice")
-        try:
-            for entry in archive.infolist():
-                if entry.compress_type != zipfile.ZIP_STORED:
-                    raise explain_damage(path, "it is compressed, which torch never does")
-                with archive.open(entry) as stream:
-                    while stream.read(_BLOCK):
-                        pass
-        except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-            raise explain_damage(path, str(error)) from error
-
-
-def _refuse(path: Path, error: BaseException) -> ModelError:
-    if isinstance(error, pickle.UnpicklingError):
-        # The first line after torch's own advice names what was refused; the advice itself would be dangerous here.
-        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), "")
-        problem = f"'{path.name}' holds more than weights and plain values, so it is refused"
-        return ModelError(problem, where=path.parent, details=(reason.strip()[:200],) if reason else ())
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    return explain_damage(path, first[:200])

@@ -40,6 +40,8 @@ class EpochDone:
     """Training samples per second of training steps, all ranks together."""
     ema_weights_dice: float | None = None
     """Mean pseudo Dice of the averaged weights; None unless they are kept."""
+    start: str = "scratch"
+    """What the training began with: `scratch` or `pretrained`; `unknown` where stock nnU-Net began it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

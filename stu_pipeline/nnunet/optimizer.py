@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,15 +13,31 @@ _FUSED_DEVICES = ("cpu", "cuda", "mps")
 _CHOICES_OF_A_RUN = ("fused", "foreach")
 
 
-def build_optimizer(network: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.SGD:
+def build_optimizer(
+    network: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    groups: Sequence[tuple[Sequence[str], float]] = (),
+) -> torch.optim.SGD:
     """Build SGD with nnU-Net's momentum, fused, so that a step can be skipped on the device without asking it.
 
     The momentum starts as zeros instead of being made by the first step: the numbers are the same, a first step that
     is skipped leaves no memory uninitialised, and no step allocates.
+
+    Args:
+        network: the bare network.
+        learning_rate: of all weights.
+        weight_decay: of all weights, where there are no groups.
+        groups: names of weights and their weight decay; together all weights, each once. None are one group in the
+            network's order, as stock nnU-Net has it; several cannot be continued there.
+
+    Raises:
+        ValueError: a weight is in no group, in two, or unknown.
     """
     device = next(network.parameters()).device
     optimizer = torch.optim.SGD(
-        network.parameters(),
+        _group_weights(network, groups) if groups else network.parameters(),
         learning_rate,
         weight_decay=weight_decay,
         momentum=0.99,
@@ -31,6 +48,15 @@ def build_optimizer(network: nn.Module, *, learning_rate: float, weight_decay: f
         for weight in group["params"]:
             optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     return optimizer
+
+
+def _group_weights(network: nn.Module, groups: Sequence[tuple[Sequence[str], float]]) -> list[dict[str, Any]]:
+    weights = dict(network.named_parameters())
+    named = [name for names, _ in groups for name in names]
+    if sorted(named) != sorted(weights):
+        wrong = sorted(set(named) ^ set(weights)) or [name for name in weights if named.count(name) > 1]
+        raise ValueError(f"parameter groups do not hold every weight once: '{wrong[0]}'")
+    return [{"params": [weights[name] for name in names], "weight_decay": decay} for names, decay in groups]
 
 
 def make_stock_optimizer_state(state: dict[str, Any], *, is_slim: bool) -> dict[str, Any]:

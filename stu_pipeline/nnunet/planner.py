@@ -12,7 +12,7 @@ import copy
 import json
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def draft_plan(
     *,
     num_cases: int,
     reader_name: str,
+    spacing_mm: Sequence[float] | None = None,
     log_path: Path | None = None,
 ) -> dict[str, Any]:
     """Return nnU-Net's default plan (its 8 GB reference) as plain JSON values.
@@ -63,6 +64,7 @@ def draft_plan(
         fingerprint: the parsed `dataset_fingerprint.json`.
         num_cases: how many training cases there really are; nnU-Net limits the batch by it.
         reader_name: nnU-Net's reader class (`find_reader_name`).
+        spacing_mm: target spacing of 2d and 3d_fullres, (z, y, x) as in the images; None lets nnU-Net choose.
         log_path: where the planner's words go; None drops them.
 
     Returns:
@@ -83,7 +85,7 @@ def draft_plan(
         _dump(workspace.preprocessed / dataset_name / "dataset_fingerprint.json", fingerprint)
         # One thread: nnU-Net hands this number to torch, which refuses the 0 that is legal for training.
         with engine_environment(workspace, num_workers=1), engine_output(log_path):
-            return _run_planner(dataset_name)
+            return _run_planner(dataset_name, spacing_mm)
 
 
 def find_reader_name(dataset_json: Mapping[str, Any], example: Path, *, log_path: Path | None = None) -> str:
@@ -114,12 +116,12 @@ def find_reader_name(dataset_json: Mapping[str, Any], example: Path, *, log_path
     return str(reader.__name__)
 
 
-def _run_planner(dataset_name: str) -> dict[str, Any]:
+def _run_planner(dataset_name: str, spacing_mm: Sequence[float] | None) -> dict[str, Any]:
     try:
         try:
-            plan = _make_planner(dataset_name, with_low_resolution=True).plan_experiment()
+            plan = _make_planner(dataset_name, spacing_mm, with_low_resolution=True).plan_experiment()
         except _EndlessSearchError:
-            plan = _make_planner(dataset_name, with_low_resolution=False).plan_experiment()
+            plan = _make_planner(dataset_name, spacing_mm, with_low_resolution=False).plan_experiment()
     except (ArithmeticError, ValueError, AssertionError, RuntimeError) as error:
         raise DataError(
             f"nnU-Net cannot plan for '{dataset_name}': {error or type(error).__name__}",
@@ -128,7 +130,7 @@ def _run_planner(dataset_name: str) -> dict[str, Any]:
     return {**_plain(plan), "experiment_planner_used": PLANNER_NAME}
 
 
-def _make_planner(dataset_name: str, *, with_low_resolution: bool) -> Any:
+def _make_planner(dataset_name: str, spacing_mm: Sequence[float] | None, *, with_low_resolution: bool) -> Any:
     import torch
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
@@ -149,7 +151,12 @@ def _make_planner(dataset_name: str, *, with_low_resolution: bool) -> Any:
         def save_plans(self, plans: Any) -> None:
             """Keep the plan in memory."""
 
-    planner = Planner(dataset_name, gpu_memory_target_in_gb=_REFERENCE_MEMORY_GB, plans_name=STOCK_PLAN_NAME)
+    planner = Planner(
+        dataset_name,
+        gpu_memory_target_in_gb=_REFERENCE_MEMORY_GB,
+        plans_name=STOCK_PLAN_NAME,
+        overwrite_target_spacing=None if spacing_mm is None else tuple(spacing_mm),
+    )
     if not with_low_resolution:
         planner.lowres_creation_threshold = 0.0
     return planner

@@ -26,3 +26,7 @@ class TrainerSettings:
     patience: int | None = None
     memory_layout: str = "contiguous"
     """`contiguous` or `channels_last`: chosen by timing when a training begins, then kept."""
+    pretrained: str | None = None
+    """Identity of the weights it began with; None: it began from scratch."""
+    recipe: str | None = None
+    """How it goes on from them."""

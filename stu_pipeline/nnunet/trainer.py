@@ -10,7 +10,7 @@ import copy
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,8 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
     describe_state: Callable[[], dict[str, Any]] = staticmethod(dict)
     """What our loop adds to a checkpoint, to go on from exactly there."""
     sharding: Sharding | None = None
+    start: Mapping[str, Any] = {"kind": "scratch"}
+    """What the training began with: plain values, kept in every checkpoint."""
     # Set by the engine, which declares no types.
     grad_scaler: Any
     dataloader_train: Any
@@ -224,6 +226,7 @@ class nnUNetTrainer(EngineTrainer):  # noqa: N801 - the name is a file format, s
                 "settings": asdict(self.settings),
                 "torch": str(torch.__version__),
                 "mirroring": self.mirroring.to_json(),
+                "start": dict(self.start),
                 **({} if is_slim else self.describe_state()),
             },
         }

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stu_pipeline.datasets.marked_outputs import MarkedOutputs
 from stu_pipeline.log import Progress
+from stu_pipeline.nnunet.marked_outputs import find_trainer_marks
 from stu_pipeline.nnunet.summary import score_case, summarise_cases, write_summary
 from stu_pipeline.nnunet.trainer import StopTrainingError, nnUNetTrainer
 from stu_pipeline.nnunet.validation_case import list_next_stages, open_window_network, predict_case
@@ -40,8 +42,10 @@ def validate_fold(
 
     Raises:
         NonFiniteError: the network computes numbers that are not finite.
-        DataError: the preprocessed data of a next cascade stage is missing.
+        DataError: the preprocessed data of a next cascade stage is missing, or the table of partial labels does not
+            fit the cases.
     """
+    marked = find_trainer_marks(trainer)
     trainer.set_deep_supervision_enabled(False)
     trainer.bare_network.eval()
     network = open_window_network(trainer)
@@ -64,7 +68,7 @@ def validate_fold(
     finally:
         trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
     wait_for_others()
-    summary = _score(trainer, dataset, folder, sorted(case_ids), ending)
+    summary = _score(trainer, dataset, folder, sorted(case_ids), marked)
     if trainer.local_rank == 0:
         write_summary(folder / "summary.json", summary)
     return summary
@@ -76,9 +80,9 @@ def _is_done(trainer: nnUNetTrainer, folder: Path, case_id: str, ending: str) ->
 
 
 def _score(
-    trainer: nnUNetTrainer, dataset: DatasetPaths, folder: Path, case_ids: list[str], ending: str
+    trainer: nnUNetTrainer, dataset: DatasetPaths, folder: Path, case_ids: list[str], marked: MarkedOutputs | None
 ) -> dict[str, Any]:
-    manager = trainer.label_manager
+    manager, ending = trainer.label_manager, trainer.dataset_json["file_ending"]
     labels = manager.foreground_regions if manager.has_regions else manager.foreground_labels
     reader = trainer.plans_manager.image_reader_writer_class()
     return summarise_cases(
@@ -89,6 +93,8 @@ def _score(
                 reader=reader,
                 labels=labels,
                 ignore_label=manager.ignore_label,
+                # Outputs begin with the background, where there is one.
+                marked=None if marked is None else marked.list_flags(case_id)[-len(labels) :],
             )
             for case_id in case_ids
         ]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from stu_pipeline.datasets.dataset_json import DatasetJson
 from stu_pipeline.errors import UsageError
+from stu_pipeline.knowledge import read_knowledge
 from stu_pipeline.networks.scales import SCALES
 from stu_pipeline.plan_architecture import resolve_configuration
+from stu_pipeline.plan_pretrained import PretrainedStart
 from stu_pipeline.planfile import DEFAULT_CONFIGURATIONS, require_plan_name
 from stu_pipeline.planning.budget import Budget
 from stu_pipeline.planning.config import ConfigurationForecast, PlanConfig
@@ -20,9 +20,9 @@ from stu_pipeline.planning.document import (
     build_plan,
     fit_cascades,
     keep_custom_configurations,
-    read_demands,
     replace_forecasts,
 )
+from stu_pipeline.planning.draft import Draft, PlanInput, make_draft
 from stu_pipeline.planning.explain import describe_execution, explain_fit
 from stu_pipeline.planning.fit import Demand, Fit, fit_configuration
 from stu_pipeline.planning.forecast import (
@@ -31,25 +31,12 @@ from stu_pipeline.planning.forecast import (
     forecast_configuration,
     read_coefficients,
 )
-from stu_pipeline.planning.knowledge import read_knowledge
+from stu_pipeline.planning.geometry import warn_of_padding
 from stu_pipeline.planning.memory import MemoryModel
+from stu_pipeline.planning.pretrained import accept_strides, list_warnings
 from stu_pipeline.planning.scale_choice import ScaleChoice, choose_scale, require_fit
 from stu_pipeline.planning.step_time import read_time_model
 from stu_pipeline.planning.writing import read_existing
-from stu_pipeline.workspace import DatasetPaths
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanInput:
-    """What a plan is made from: a checked dataset and its fingerprint."""
-
-    dataset: DatasetPaths
-    dataset_json: DatasetJson
-    fingerprint: Mapping[str, Any]
-    num_cases: int
-    reader_name: str
-    log_path: Path | None = None
-    """Where the engine's words go; None drops them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +50,8 @@ class Proposal:
     default_configuration: str
     forecast_status: str
     notices: tuple[str, ...]
+    start: PretrainedStart | None = None
+    """The weights it was made for."""
 
 
 def propose(given: PlanInput, *, config: PlanConfig, budget: Budget) -> Proposal:
@@ -73,26 +62,26 @@ def propose(given: PlanInput, *, config: PlanConfig, budget: Budget) -> Proposal
         UsageError: a configuration that was asked for is not planned for images of this size.
         DataError: nnU-Net cannot plan for this dataset.
     """
-    draft = _draft(given)
+    draft = make_draft(given, budget)
     known = read_coefficients()
-    num_channels = given.dataset_json.num_channels
-    demands = read_demands(draft, num_channels=num_channels, num_classes=count_outputs(given.dataset_json))
-    main = find_default(demands)
+    main = find_default(draft.demands)
     choice = choose_scale(
         known.memory,
-        demands[main],
+        draft.demands[main],
         wanted=budget.scale,
         memory_gib=budget.memory_gib,
-        is_pretrained=config.pretrained is not None,
+        start=budget.start,
         rules=read_knowledge("scale_choice.json"),
     )
-    fits = _fit_all(known.memory, demands, choice, budget.memory_gib)
-    raw = _assemble(given, draft, fits, plan_name=config.plan_name or SCALES[choice.scale].plan_name)
+    fits = _fit_all(known.memory, draft.demands, choice, budget)
+    raw = _assemble(given, draft, fits, plan_name=budget.plan_name or SCALES[choice.scale].plan_name)
     _require_configurations(raw, config)
     num_labels = len(given.dataset_json.foreground_values)
-    cascades = fit_cascades(known.memory, draft, fits, num_labels=num_labels, memory_gib=budget.memory_gib)
-    forecasts = _forecast_all({**fits, **cascades}, known, raw, choice=choice, num_cases=given.num_cases)
-    add_story(raw, choice=choice, budget=budget, forecasts=forecasts, forecast_status=known.memory.status)
+    cascades = fit_cascades(known.memory, draft.plan, fits, num_labels=num_labels, memory_gib=budget.memory_gib)
+    planned = {**fits, **cascades}
+    forecasts = _forecast_all(planned, known, raw, choice=choice, num_cases=given.num_cases, reasons=draft.reasons)
+    start = None if budget.start is None else accept_strides(budget.start, tuple(fits.values()))
+    add_story(raw, choice=choice, budget=budget, start=start, forecasts=forecasts, forecast_status=known.memory.status)
     return Proposal(
         plan_name=raw["plans_name"],
         raw=raw,
@@ -100,7 +89,8 @@ def propose(given: PlanInput, *, config: PlanConfig, budget: Budget) -> Proposal
         forecasts=forecasts,
         default_configuration=main,
         forecast_status=known.memory.status,
-        notices=_list_notices(raw, config, budget, {**fits, **cascades}),
+        notices=(*_list_notices(main, budget, planned), *_list_start_notices(given, config, raw, fits, start)),
+        start=start,
     )
 
 
@@ -126,39 +116,26 @@ def apply_probe(
     return replace(proposal, forecasts=forecasts, raw=replace_forecasts(proposal.raw, forecasts))
 
 
-def count_outputs(dataset_json: DatasetJson) -> int:
-    """Count the network's outputs: regions, or labels with background; the ignore label is none."""
-    if dataset_json.has_regions:
-        return sum(value not in (0, (0,), dataset_json.ignore_label) for value in dataset_json.labels.values())
-    return sum(value != dataset_json.ignore_label for value in dataset_json.labels.values())
-
-
 def find_default(demands: Mapping[str, Demand]) -> str:
     """Return the configuration people train first: 3d_fullres, or 2d for flat data."""
     return next(name for name in DEFAULT_CONFIGURATIONS if name in demands)
 
 
-def _draft(given: PlanInput) -> dict[str, Any]:
-    from stu_pipeline.nnunet.planner import draft_plan
-
-    return draft_plan(
-        given.dataset.name,
-        given.dataset_json.raw,
-        given.fingerprint,
-        num_cases=given.num_cases,
-        reader_name=given.reader_name,
-        log_path=given.log_path,
-    )
-
-
-def _assemble(given: PlanInput, draft: Mapping[str, Any], fits: Mapping[str, Fit], *, plan_name: str) -> dict[str, Any]:
+def _assemble(given: PlanInput, draft: Draft, fits: Mapping[str, Fit], *, plan_name: str) -> dict[str, Any]:
     require_plan_name(plan_name)
     existing = read_existing(given.dataset, plan_name)
     identifiers = {
-        name: choose_data_identifier(given.dataset, draft, name, plan_name=plan_name, existing=existing)
+        name: choose_data_identifier(
+            given.dataset,
+            draft.plan,
+            name,
+            plan_name=plan_name,
+            existing=existing,
+            is_default=draft.default_voxels[name],
+        )
         for name in fits
     }
-    plan = build_plan(draft, fits, plan_name=plan_name, identifiers=identifiers)
+    plan = build_plan(draft.plan, fits, plan_name=plan_name, identifiers=identifiers)
     return keep_custom_configurations(plan, existing)
 
 
@@ -173,19 +150,25 @@ def _require_configurations(plan: Mapping[str, Any], config: PlanConfig) -> None
         )
 
 
-def _fit_all(
-    model: MemoryModel, demands: Mapping[str, Demand], choice: ScaleChoice, memory_gib: float
-) -> dict[str, Fit]:
+def _fit_all(model: MemoryModel, demands: Mapping[str, Demand], choice: ScaleChoice, budget: Budget) -> dict[str, Fit]:
+    memory_gib = budget.memory_gib
     fits = {name: fit_configuration(model, demand, choice.scale, memory_gib) for name, demand in demands.items()}
     smallest = next(iter(SCALES))
     for name, fit in fits.items():
         if not fit.fits:
-            require_fit(fit, memory_gib, smallest=fit_configuration(model, demands[name], smallest, memory_gib))
+            other = fit_configuration(model, demands[name], smallest, memory_gib)
+            require_fit(fit, memory_gib, smallest=other, start=budget.start)
     return fits
 
 
 def _forecast_all(
-    fits: Mapping[str, Fit], known: Coefficients, plan: Mapping[str, Any], *, choice: ScaleChoice, num_cases: int
+    fits: Mapping[str, Fit],
+    known: Coefficients,
+    plan: Mapping[str, Any],
+    *,
+    choice: ScaleChoice,
+    num_cases: int,
+    reasons: Mapping[str, Sequence[str]],
 ) -> tuple[ConfigurationForecast, ...]:
     return tuple(
         forecast_configuration(
@@ -194,32 +177,44 @@ def _forecast_all(
             original_median_shape=plan["original_median_shape_after_transp"],
             num_cases=num_cases,
             data_identifier=resolve_configuration(plan["configurations"], name)["data_identifier"],
-            decisions=explain_fit(fit, known.memory, scale_reason=choice.reason),
+            decisions=explain_fit(fit, known.memory, scale_reason=choice.reason, data_reasons=reasons.get(name, ())),
         )
         for name, fit in fits.items()
     )
 
 
-def _list_notices(
-    plan: Mapping[str, Any], config: PlanConfig, budget: Budget, fits: Mapping[str, Fit]
-) -> tuple[str, ...]:
-    main = fits[find_default({name: fit.demand for name, fit in fits.items()})]
+def _list_notices(main: str, budget: Budget, fits: Mapping[str, Fit]) -> list[str]:
     notices = []
-    if budget.source == "default" and (main.is_reduced or describe_execution(main)):
+    fit = fits[main]
+    if budget.source == "default" and (fit.is_reduced or describe_execution(fit)):
         notices.append(
-            f"no GPU found, so scale {main.scale} was made to fit {budget.memory_gib:.1f} GiB; "
+            f"no GPU found, so scale {fit.scale} was made to fit {budget.memory_gib:.1f} GiB; "
             "--gpu-memory plans for the GPU that will train"
         )
-    for name, fit in fits.items():
-        if not fit.fits:
+    for name, other in fits.items():
+        if not other.fits:
             notices.append(
-                f"{name} needs {fit.forecast_gib:.1f} GiB even with one sample and checkpointing, "
+                f"{name} needs {other.forecast_gib:.1f} GiB even with one sample and checkpointing, "
                 f"{budget.memory_gib:.1f} GiB are given; its patch is that of 3d_fullres"
             )
-    schemes = plan["configurations"][main.demand.configuration]["normalization_schemes"]
-    if config.pretrained is not None and "CTNormalization" in schemes:
-        notices.append(
-            "the published weights saw CT with per-image z-scores, this plan normalises CT by dataset statistics; "
-            "fine-tuning has to adapt (name the channel 'zscore' in dataset.json to keep the z-scores)"
-        )
-    return tuple(notices)
+    padding = warn_of_padding({name: other.demand for name, other in fits.items()}, budget.geometry)
+    return [*notices, padding] if padding else notices
+
+
+def _list_start_notices(
+    given: PlanInput,
+    config: PlanConfig,
+    plan: Mapping[str, Any],
+    fits: Mapping[str, Fit],
+    start: PretrainedStart | None,
+) -> list[str]:
+    if start is None:
+        return []
+    return list_warnings(
+        start,
+        plan,
+        fits,
+        main=find_default({name: fit.demand for name, fit in fits.items()}),
+        wanted=config.configurations,
+        num_channels=given.dataset_json.num_channels,
+    )

@@ -21,13 +21,14 @@ def choose_data_identifier(
     *,
     plan_name: str,
     existing: Mapping[str, Any] | None = None,
+    is_default: bool = True,
 ) -> str:
     """Choose the data identifier of a configuration.
 
     An existing plan with equal settings keeps its identifier. Otherwise `2d` and `3d_fullres` take
     nnU-Net's name when no such folder holds data, or when our manifest beside it has equal settings; a
-    folder without our manifest belongs to another tool and is never shared. Everything else is
-    `<plan name>_<configuration>`.
+    folder without our manifest belongs to another tool and is never shared. Voxels that nnU-Net's default plan
+    would not make do not take its name first. Everything else is `<plan name>_<configuration>`.
 
     Args:
         dataset: where the data would be.
@@ -35,6 +36,7 @@ def choose_data_identifier(
         configuration: its name.
         plan_name: the plan to be written.
         existing: the plan of that name that is there already.
+        is_default: whether the settings are those of nnU-Net's default plan for the dataset.
     """
     settings = preprocessing_settings(draft, configuration)
     kept = _find_kept(existing, configuration, settings)
@@ -47,6 +49,8 @@ def choose_data_identifier(
     manifest = dataset.manifest(shared)
     if manifest.is_file():
         return shared if _read_settings(dataset, shared) == settings else own
+    if not is_default:
+        return own
     folder = dataset.data_folder(shared)
     is_taken = folder.is_dir() and any(folder.iterdir())
     return own if is_taken else shared

@@ -14,11 +14,15 @@ import stu_pipeline
 from stu_pipeline.networks.scales import SCALES
 from stu_pipeline.plan_architecture import NETWORK_CLASS, resolve_configuration
 from stu_pipeline.plan_execution import EXECUTION_KEY, Execution, find_execution
+from stu_pipeline.plan_pretrained import PRETRAINED_KEY
 from stu_pipeline.planfile import PLAN_SCHEMA, STU_KEY
 from stu_pipeline.planning.fit import Demand, Fit, fit_configuration
+from stu_pipeline.planning.geometry import GEOMETRY_KEY
+from stu_pipeline.planning.pretrained import is_start_kept
 from stu_pipeline.planning.topology import fit_strides, round_patch_up, widen_lone_voxel
 
 if TYPE_CHECKING:
+    from stu_pipeline.plan_pretrained import PretrainedStart
     from stu_pipeline.planning.budget import Budget
     from stu_pipeline.planning.config import ConfigurationForecast
     from stu_pipeline.planning.memory import MemoryModel
@@ -127,6 +131,7 @@ def add_story(
     *,
     choice: ScaleChoice,
     budget: Budget,
+    start: PretrainedStart | None,
     forecasts: Sequence[ConfigurationForecast],
     forecast_status: str,
 ) -> None:
@@ -139,6 +144,8 @@ def add_story(
         "gpu_memory_source": budget.source,
         "reason": choice.reason,
         "alternatives": list(choice.alternatives),
+        **({} if start is None else {PRETRAINED_KEY: start.to_json()}),
+        **({} if (geometry := budget.geometry.to_json()) is None else {GEOMETRY_KEY: geometry}),
         EXECUTION_KEY: {item.name: item.execution.to_json() for item in forecasts},
         "decisions": {item.name: list(item.decisions) for item in forecasts},
         "forecast": _describe_forecasts(forecasts),
@@ -165,9 +172,10 @@ def is_same_plan(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 
 def is_same_recipe(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Compare what decides the results of a training: all but how steps run, unless an older plan splits batch Dice.
+    """Compare what decides the results of a training, its first weights too: all but how steps run.
 
-    A plan that differs from another only in this can go on with its trainings.
+    How steps run counts where an older plan splits batch Dice. A plan that differs from another only in this can go
+    on with its trainings.
     """
     scales = [(plan.get(STU_KEY) or {}).get("scale") for plan in (first, second)]
     bodies = [{key: value for key, value in plan.items() if key != STU_KEY} for plan in (first, second)]
@@ -179,7 +187,8 @@ def is_same_recipe(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
         }
         for plan in (first, second)
     ]
-    return scales[0] == scales[1] and bodies[0] == bodies[1] and scopes[0] == scopes[1]
+    same = scales[0] == scales[1] and bodies[0] == bodies[1] and scopes[0] == scopes[1]
+    return same and is_start_kept(first, second)
 
 
 def _list_executions(plan: Mapping[str, Any]) -> dict[str, Execution | None]:

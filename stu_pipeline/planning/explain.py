@@ -9,15 +9,18 @@ from stu_pipeline.planning.fit import Demand, Fit, fit_configuration, measure_de
 from stu_pipeline.planning.memory import MemoryModel
 
 
-def explain_fit(fit: Fit, model: MemoryModel, *, scale_reason: str) -> tuple[str, ...]:
-    """Explain scale, patch, batch, checkpointing, accumulation and batch Dice, in the order they were decided.
+def explain_fit(
+    fit: Fit, model: MemoryModel, *, scale_reason: str, data_reasons: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Explain scale, data, patch, batch, checkpointing, accumulation and batch Dice, in the order they were decided.
 
     Args:
         fit: what the configuration got.
         model: the memory forecast, for what the alternatives would have needed.
         scale_reason: why the scale, a sentence of its own.
+        data_reasons: why a spacing or a normalisation that nnU-Net would not plan, a line each.
     """
-    lines = [scale_reason, _explain_patch(fit, model), _explain_batch(fit, model)]
+    lines = [scale_reason, *data_reasons, _explain_patch(fit, model), _explain_batch(fit, model)]
     lines.append(_explain_checkpointing(fit, model))
     lines.append(_explain_accumulation(fit))
     if fit.demand.batch_dice:
@@ -43,11 +46,11 @@ def by(sizes: Sequence[int]) -> str:
 
 def _explain_patch(fit: Fit, model: MemoryModel) -> str:
     if fit.patch == fit.demand.patch:
-        return f"patch: {by(fit.patch)}, nnU-Net's"
+        return f"patch: {by(fit.patch)}, {fit.demand.patch_source}"
     least = fit_configuration(model, replace(fit.demand, has_fixed_patch=True), fit.scale, 0.0)
     return (
-        f"patch: {by(fit.patch)} instead of nnU-Net's {by(fit.demand.patch)}, which needs {least.forecast_gib:.1f} GiB "
-        "even for one sample with checkpointing"
+        f"patch: {by(fit.patch)} instead of {fit.demand.patch_source} {by(fit.demand.patch)}, which needs "
+        f"{least.forecast_gib:.1f} GiB even for one sample with checkpointing"
     )
 
 

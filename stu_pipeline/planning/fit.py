@@ -16,7 +16,7 @@ from stu_pipeline.networks.cost import count_parameters
 from stu_pipeline.networks.scales import SCALES, Scale
 from stu_pipeline.plan_execution import Execution
 from stu_pipeline.planning.memory import MemoryModel, count_elements
-from stu_pipeline.planning.topology import Patch, Strides, shrink_patch
+from stu_pipeline.planning.topology import Patch, Strides, shrink_patch, shrink_patch_on
 
 # Smaller patches see too little context to be worth a training; in 2D nnU-Net's are larger throughout.
 _MIN_EDGE_VOXELS = {2: 64, 3: 32}
@@ -40,7 +40,11 @@ class Demand:
     num_mask_channels: int = 0
     """How many of the input channels are made from a previous stage's mask rather than stored."""
     has_fixed_patch: bool = False
-    """Whether another configuration decides the patch (the second stage of a cascade)."""
+    """Whether the user, or another configuration (the second stage of a cascade), decides the patch."""
+    has_fixed_strides: bool = False
+    """Whether a smaller patch keeps the strides, which are then those of a pre-training."""
+    patch_source: str = "nnU-Net's"
+    """Whose patch it is, for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,7 @@ class Fit:
 
     @property
     def is_reduced(self) -> bool:
-        """Whether the patch is smaller than nnU-Net's."""
+        """Whether the patch is smaller than the demand's, which is nnU-Net's unless the user decides it."""
         return self.patch != self.demand.patch
 
     @property
@@ -94,7 +98,7 @@ def fit_configuration(model: MemoryModel, demand: Demand, scale: Scale, memory_g
             found = fitting.measure(patch, strides, micro_batch, is_checkpointing=is_checkpointing)
             if found.fits:
                 return found
-        smaller = _shrink(demand, patch)
+        smaller = _shrink(demand, patch, strides)
         if smaller is None:
             return found
         patch, strides = smaller
@@ -115,10 +119,13 @@ def _list_ways(demand: Demand) -> Iterator[tuple[int, bool]]:
         yield micro_batch, True
 
 
-def _shrink(demand: Demand, patch: Patch) -> tuple[Patch, Strides] | None:
+def _shrink(demand: Demand, patch: Patch, strides: Strides) -> tuple[Patch, Strides] | None:
     if demand.has_fixed_patch:
         return None
-    return shrink_patch(patch, demand.spacing_mm, demand.median_shape, _MIN_EDGE_VOXELS[len(patch)])
+    least = _MIN_EDGE_VOXELS[len(patch)]
+    if demand.has_fixed_strides:
+        return shrink_patch_on(strides, patch, demand.median_shape, least)
+    return shrink_patch(patch, demand.spacing_mm, demand.median_shape, least)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stu_pipeline.knowledge import read_knowledge
 from stu_pipeline.networks.cost import count_multiply_adds
 from stu_pipeline.networks.scales import SCALES
 from stu_pipeline.planning.config import ConfigurationForecast
@@ -18,7 +19,6 @@ from stu_pipeline.planning.host_memory import (
     forecast_prediction_ram_gib,
     forecast_training_ram_gib,
 )
-from stu_pipeline.planning.knowledge import read_knowledge
 from stu_pipeline.planning.memory import MemoryModel, Provenance, read_memory_model
 from stu_pipeline.planning.step_time import TimeModel, read_time_model
 from stu_pipeline.preprocessed_size import count_case_voxels, forecast_preprocessed_gib

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stu_pipeline.knowledge import find_knowledge, read_knowledge
 from stu_pipeline.networks.cost import count_feature_map_elements, count_saved_elements
 from stu_pipeline.networks.scales import SCALES, Scale
-from stu_pipeline.planning.knowledge import find_knowledge, read_knowledge
 
 BYTES_PER_GIB = 2**30
 MEASURED_NAME = "measured_gpu.json"

@@ -18,9 +18,11 @@ from stu_pipeline.datasets.splits.choice import SplitRequest
 from stu_pipeline.datasets.splits.decision import SplitDecision, decide_splits
 from stu_pipeline.log import Listener, Notice, Progress, ignore_events, log_to_file
 from stu_pipeline.planning.budget import Budget, choose_budget
-from stu_pipeline.planning.choose import PlanInput, Proposal, propose
+from stu_pipeline.planning.choose import Proposal, propose
 from stu_pipeline.planning.config import Action, PlanConfig, PlanResult
+from stu_pipeline.planning.draft import PlanInput
 from stu_pipeline.planning.fingerprint import build_fingerprint, store_fingerprint
+from stu_pipeline.planning.pretrained import read_start
 from stu_pipeline.planning.probe import measure_proposal
 from stu_pipeline.planning.source import open_source
 from stu_pipeline.planning.writing import decide_action, prepare_folder, read_existing, sweep_leftovers, write_plan
@@ -48,15 +50,18 @@ def plan(config: PlanConfig, *, listen: Listener = ignore_events) -> PlanResult:
         listen: receives `Progress` and `Notice` events.
 
     Raises:
+        ModelError: pretrained weights are missing, refused or of another scale than the plan; told before any case is
+            read.
         DataError: the dataset is missing or has problems; all of them are listed.
         MemoryLimitError: no scale, or not the one asked for, fits the GPU memory.
         UsageError: a different plan of that name is in use (`force` replaces it).
         LockedError: another run plans the same dataset.
     """
+    start = read_start(config)
     with open_source(config, listen=listen) as dataset, _open_folder(dataset, config) as log_path:
+        budget = choose_budget(dataset, config, start)
         checked = _read_input(dataset, config, log_path, listen)
         splits = _decide_splits(checked, config)
-        budget = choose_budget(dataset, config)
         proposal = propose(checked.given, config=config, budget=budget)
         if config.probe:
             proposal = measure_proposal(proposal, checked.given, listen=listen)
@@ -173,4 +178,5 @@ def _describe(
         raw_folder=dataset.raw,
         preprocessed_folder=dataset.preprocessed,
         results_folder=dataset.results,
+        pretrained=proposal.start,
     )

@@ -21,7 +21,8 @@ from stu_pipeline import errors
 from stu_pipeline.errors import MemoryLimitError, StuError
 from stu_pipeline.log import Listener, Notice
 from stu_pipeline.nnunet.environment import read_variables
-from stu_pipeline.planning.choose import PlanInput, Proposal, apply_probe
+from stu_pipeline.planning.choose import Proposal, apply_probe
+from stu_pipeline.planning.draft import PlanInput
 
 # A stage is not imported by another: it is run, and answers in JSON.
 _COMMAND = (sys.executable, "-P", "-m", "stu_pipeline.training.probing.probe")

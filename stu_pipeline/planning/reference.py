@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from stu_pipeline.datasets.dataset_json import parse_dataset_json
+from stu_pipeline.knowledge import find_knowledge_folder
+from stu_pipeline.plan_pretrained import find_pretrained, pretrained_plan_name
 from stu_pipeline.planfile import STU_KEY
 from stu_pipeline.planning.budget import Budget
-from stu_pipeline.planning.choose import PlanInput, propose
+from stu_pipeline.planning.choose import propose
 from stu_pipeline.planning.config import PlanConfig
-from stu_pipeline.planning.knowledge import find_knowledge_folder
+from stu_pipeline.planning.draft import PlanInput
+from stu_pipeline.planning.geometry import choose_geometry
 from stu_pipeline.storage import read_json, write_json
 from stu_pipeline.workspace import DatasetPaths, Workspace
 
@@ -32,7 +35,8 @@ def plan_reference_case(folder: Path) -> dict[str, Any]:
     """Plan one reference case and return the plan, without the version that made it.
 
     The input holds `dataset_name`, `dataset_json`, `fingerprint`, `num_cases`, `reader_name`, `scale`,
-    `gpu_memory_gib` and `is_pretrained`. No image is opened.
+    `gpu_memory_gib` and, for a plan that starts from weights, what a plan says of them under `pretrained`. No image
+    and no file of weights is opened.
     """
     given = read_json(folder / INPUT_NAME)
     nowhere = folder / "not-there"
@@ -43,12 +47,8 @@ def plan_reference_case(folder: Path) -> dict[str, Any]:
         results=nowhere,
         workspace=Workspace(raw=nowhere, preprocessed=nowhere, results=nowhere),
     )
-    config = PlanConfig(
-        dataset=given["dataset_name"],
-        scale=given["scale"],
-        gpu_memory_gib=given["gpu_memory_gib"],
-        pretrained=folder / INPUT_NAME if given["is_pretrained"] else None,
-    )
+    config = PlanConfig(dataset=given["dataset_name"], scale=given["scale"], gpu_memory_gib=given["gpu_memory_gib"])
+    start = find_pretrained(given)
     plan_input = PlanInput(
         dataset=dataset,
         dataset_json=parse_dataset_json(given["dataset_json"], folder / INPUT_NAME),
@@ -56,7 +56,14 @@ def plan_reference_case(folder: Path) -> dict[str, Any]:
         num_cases=given["num_cases"],
         reader_name=given["reader_name"],
     )
-    budget = Budget(memory_gib=given["gpu_memory_gib"], source="given", scale=config.wanted_scale)
+    budget = Budget(
+        memory_gib=given["gpu_memory_gib"],
+        source="given",
+        scale=config.wanted_scale if start is None else start.scale,
+        start=start,
+        geometry=choose_geometry(config, {}, start),
+        plan_name=None if start is None else pretrained_plan_name(start.scale),
+    )
     proposal = propose(plan_input, config=config, budget=budget)
     plan = proposal.raw
     del plan[STU_KEY]["version"]

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stu_pipeline.knowledge import read_knowledge
 from stu_pipeline.networks.cost import count_multiply_adds, count_parameters
 from stu_pipeline.networks.scales import SCALES
-from stu_pipeline.planning.knowledge import read_knowledge
 from stu_pipeline.planning.memory import MemoryModel, MemoryTerms, count_elements, parse_memory_model
 from stu_pipeline.planning.step_time import PASSES_PER_STEP, PASSES_WITH_CHECKPOINTING
 

@@ -9,6 +9,7 @@ from typing import Any
 from stu_pipeline.errors import MemoryLimitError
 from stu_pipeline.networks.scales import SCALES, Scale
 from stu_pipeline.plan_execution import Execution
+from stu_pipeline.plan_pretrained import PretrainedStart
 from stu_pipeline.planning.explain import by, describe_execution
 from stu_pipeline.planning.fit import Demand, Fit, fit_configuration, measure_demand
 from stu_pipeline.planning.memory import BYTES_PER_GIB, MemoryModel
@@ -46,7 +47,7 @@ def choose_scale(
     *,
     wanted: Scale | None,
     memory_gib: float,
-    is_pretrained: bool,
+    start: PretrainedStart | None = None,
     rules: Mapping[str, Any],
 ) -> ScaleChoice:
     """Choose a scale for the main configuration.
@@ -54,9 +55,9 @@ def choose_scale(
     Args:
         model: the memory forecast.
         demand: the main configuration as nnU-Net planned it.
-        wanted: the scale asked for; None chooses by the rules.
+        wanted: the scale asked for, or that of the weights; None chooses by the rules.
         memory_gib: GPU memory.
-        is_pretrained: whether the training will start from pretrained weights.
+        start: the pretrained weights that the training will start from.
         rules: the content of `plans/scale_choice.json`.
 
     Raises:
@@ -65,43 +66,50 @@ def choose_scale(
     """
     fits = {letter: fit_configuration(model, demand, letter, memory_gib) for letter in SCALES}
     if wanted is not None:
-        scale, reason = wanted, f"scale {wanted} ({SCALES[wanted].name}) was asked for"
+        why = "was asked for" if start is None else f"is that of the pretrained weights '{start.file}'"
+        scale, reason = wanted, f"scale {wanted} ({SCALES[wanted].name}) {why}"
         reason += _explain_reduction(fits[wanted])
     else:
-        scale, reason = _choose_by_rules(fits, memory_gib, is_pretrained=is_pretrained, rules=rules)
-    require_fit(fits[scale], memory_gib, smallest=fits[_smallest(fits)])
+        scale, reason = _choose_by_rules(fits, memory_gib, rules=rules)
+    require_fit(fits[scale], memory_gib, smallest=fits[_smallest(fits)], start=start)
     rows = tuple(
         _describe(fits[letter], measure_demand(model, demand, letter), memory_gib, is_chosen=letter == scale)
         for letter in SCALES
     )
-    alternatives = _list_alternatives(rows, memory_gib, is_pretrained=is_pretrained, rules=rules)
+    alternatives = _list_alternatives(rows, memory_gib, start=start, rules=rules)
     return ScaleChoice(scale=scale, reason=reason, rows=rows, alternatives=alternatives)
 
 
-def require_fit(fit: Fit, memory_gib: float, *, smallest: Fit) -> None:
+def require_fit(fit: Fit, memory_gib: float, *, smallest: Fit, start: PretrainedStart | None = None) -> None:
     """Refuse a configuration that does not fit.
+
+    Args:
+        fit: what the configuration got.
+        memory_gib: GPU memory.
+        smallest: what it gets with the smallest scale.
+        start: the pretrained weights that decide the scale.
 
     Raises:
         MemoryLimitError: naming what the scale and the smallest scale need.
     """
     if fit.fits:
         return
-    needed = f"{fit.forecast_gib:.1f} GiB for the smallest patch {by(fit.patch)}"
+    which = "for the patch" if fit.demand.has_fixed_patch else "for the smallest patch"
+    needed = f"{fit.forecast_gib:.1f} GiB {which} {by(fit.patch)}"
     if smallest.fits:
-        hint = f"--scale {smallest.scale}, which fits, or --gpu-memory {fit.forecast_gib + 0.05:.1f} on a larger GPU"
+        fitting = f"--scale {smallest.scale}, which fits"
+        other = fitting if start is None else f"weights of scale {smallest.scale}, which fit"
+        hint = f"{other}, or --gpu-memory {fit.forecast_gib + 0.05:.1f} on a larger GPU"
         raise MemoryLimitError(f"scale {fit.scale} needs {needed}, {memory_gib:.1f} GiB are given", hint=hint)
     raise MemoryLimitError(
         f"no scale fits {memory_gib:.1f} GiB: the smallest, {smallest.scale}, needs {smallest.forecast_gib:.1f} GiB "
-        f"for the smallest patch {by(smallest.patch)}",
+        f"{which} {by(smallest.patch)}",
         hint=f"plan for a larger GPU with --gpu-memory {smallest.forecast_gib + 0.05:.1f}; the CPU has no such limit",
     )
 
 
-def _choose_by_rules(
-    fits: Mapping[Scale, Fit], memory_gib: float, *, is_pretrained: bool, rules: Mapping[str, Any]
-) -> tuple[Scale, str]:
-    start = "pretrained" if is_pretrained else "from_scratch"
-    thresholds: Sequence[Mapping[str, Any]] = rules[start]
+def _choose_by_rules(fits: Mapping[Scale, Fit], memory_gib: float, *, rules: Mapping[str, Any]) -> tuple[Scale, str]:
+    thresholds: Sequence[Mapping[str, Any]] = rules["from_scratch"]
     passed_over = []
     for rule in thresholds:
         scale: Scale = rule["scale"]
@@ -109,9 +117,11 @@ def _choose_by_rules(
         if memory_gib < least_gib:
             passed_over.append(f"{scale} is for {least_gib:.1f} GiB and more")
         elif not fits[scale].keeps_recipe:
-            passed_over.append(f"{scale} does not fit {memory_gib:.1f} GiB with nnU-Net's patch")
+            whose = _name_patch(fits[scale])
+            passed_over.append(f"{scale} does not fit {memory_gib:.1f} GiB with {whose}")
         else:
-            return scale, _explain_choice(scale, rules["reasons"][start], passed_over) + _explain_reduction(fits[scale])
+            chosen = _explain_choice(scale, rules["reasons"]["from_scratch"], passed_over)
+            return scale, chosen + _explain_reduction(fits[scale])
     smallest = _smallest(fits)
     return smallest, f"scale {smallest} is the smallest{_explain_reduction(fits[smallest])}"
 
@@ -120,6 +130,11 @@ def _explain_choice(scale: Scale, evidence: str, passed_over: Sequence[str]) -> 
     if passed_over:
         return f"scale {scale} ({SCALES[scale].name}): {'; '.join(passed_over)}"
     return f"scale {scale} ({SCALES[scale].name}): {evidence}"
+
+
+def _name_patch(fit: Fit) -> str:
+    """Say whose patch a demand has: "nnU-Net's patch", or 'this patch' when it was fixed."""
+    return f"{fit.demand.patch_source} patch" if fit.demand.patch_source == "nnU-Net's" else "this patch"
 
 
 def _explain_reduction(fit: Fit) -> str:
@@ -135,7 +150,7 @@ def _describe(fit: Fit, full: Fit, memory_gib: float, *, is_chosen: bool) -> Sca
     elif _explain_reduction(fit):
         why = f"fits{_explain_reduction(fit)} ({full.forecast_gib:.1f} GiB in full)".replace(" to fit the memory", "")
     else:
-        why = f"fits with nnU-Net's patch and batch, {memory_gib - fit.forecast_gib:.1f} GiB to spare"
+        why = f"fits with {_name_patch(fit)} and batch, {memory_gib - fit.forecast_gib:.1f} GiB to spare"
     # What does not fit at all is shown with the full recipe, which is what people compare.
     shown = fit if fit.fits else full
     return ScaleRow(
@@ -153,18 +168,30 @@ def _describe(fit: Fit, full: Fit, memory_gib: float, *, is_chosen: bool) -> Sca
 
 
 def _list_alternatives(
-    rows: Sequence[ScaleRow], memory_gib: float, *, is_pretrained: bool, rules: Mapping[str, Any]
+    rows: Sequence[ScaleRow], memory_gib: float, *, start: PretrainedStart | None, rules: Mapping[str, Any]
 ) -> tuple[str, ...]:
     others = [row.scale for row in rows if row.fits and not row.is_chosen]
-    lines = [f"also fits: scale {', '.join(others)} (choose with --scale)"] if others else []
-    if not is_pretrained:
-        fitting = [row for row in rules["alternatives"] if memory_gib * BYTES_PER_GIB >= row["at_least_bytes"]]
-        if fitting:
-            lines.append(
-                f"without pretrained weights nnU-Net's own {fitting[-1]['name']} is the honest alternative "
-                f"(-pl {fitting[-1]['planner']}); {rules['alternative_evidence']}"
-            )
+    how = "choose with --scale" if start is None else "with weights of that scale"
+    lines = [f"also fits: scale {', '.join(others)} ({how})"] if others else []
+    if start is not None:
+        return (*lines, *_list_usual_start(start, memory_gib, rules))
+    fitting = [row for row in rules["alternatives"] if memory_gib * BYTES_PER_GIB >= row["at_least_bytes"]]
+    if fitting:
+        lines.append(
+            f"without pretrained weights nnU-Net's own {fitting[-1]['name']} is the honest alternative "
+            f"(-pl {fitting[-1]['planner']}); {rules['alternative_evidence']}"
+        )
     return tuple(lines)
+
+
+def _list_usual_start(start: PretrainedStart, memory_gib: float, rules: Mapping[str, Any]) -> list[str]:
+    """Name the scale whose weights are the usual start with this memory, where these are of another."""
+    memory_bytes = memory_gib * BYTES_PER_GIB
+    usual: Scale = next(rule["scale"] for rule in rules["pretrained"] if memory_bytes >= rule["at_least_bytes"])
+    if usual == start.scale:
+        return []
+    name = SCALES[usual].name
+    return [f"weights of scale {usual} ({name}) are the usual start here: {rules['reasons']['pretrained']}"]
 
 
 def _smallest(fits: Mapping[Scale, Fit]) -> Scale:

@@ -1,4 +1,4 @@
-"""Find the dataset that is to be planned, and import it first when it has another form than nnU-Net v2's."""
+"""Find the dataset that is to be planned; import it, or make it of several, first where it is not there yet."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from pathlib import Path
 from stu_pipeline.datasets.forms.folder_pair import FolderPair
 from stu_pipeline.datasets.forms.importing import find_import, import_dataset
 from stu_pipeline.datasets.forms.recognise import recognise_form
+from stu_pipeline.datasets.union.making import find_union, make_union
+from stu_pipeline.datasets.union.request import UnionRequest
 from stu_pipeline.errors import DataError
 from stu_pipeline.host import count_usable_cores
 from stu_pipeline.log import Listener
 from stu_pipeline.planning.config import PlanConfig
+from stu_pipeline.planning.kept_labels import read_kept_labels
 from stu_pipeline.workspace import DatasetPaths, Workspace, find_dataset, open_workspace, use_workspace
 
 
@@ -22,12 +25,18 @@ from stu_pipeline.workspace import DatasetPaths, Workspace, find_dataset, open_w
 def open_source(config: PlanConfig, *, listen: Listener) -> Iterator[DatasetPaths]:
     """Hand out the paths of the dataset, with raw data that are there.
 
-    An imported dataset is described among the raw ones; a dry run describes it in a scratch folder instead.
+    An imported dataset, and a union, is described among the raw ones; a dry run describes it in a scratch folder
+    instead.
 
     Raises:
-        DataError: there is no such dataset, it has no raw data, or it cannot be imported.
-        UsageError: the name of the import is taken.
+        DataError: there is no such dataset, it has no raw data, cannot be imported, or several cannot be joined.
+        UsageError: the name of the import or the union is taken.
+        ModelError: the model whose labels are to be kept does not say them.
     """
+    if config.union:
+        with _open_union(config, listen) as dataset:
+            yield dataset
+        return
     foreign = _find_foreign(config)
     if foreign is None:
         yield _require_raw(find_dataset(config.dataset))
@@ -42,6 +51,31 @@ def open_source(config: PlanConfig, *, listen: Listener) -> Iterator[DatasetPath
         return
     with tempfile.TemporaryDirectory(prefix="stu-dry-run-") as scratch, use_workspace(Path(scratch)) as fresh:
         folder = _import(foreign, fresh, config, listen).raw
+        # What is planned and would be written is shown where it would really be.
+        yield find_dataset(os.fspath(folder), workspace)
+
+
+@contextlib.contextmanager
+def _open_union(config: PlanConfig, listen: Listener) -> Iterator[DatasetPaths]:
+    request = UnionRequest(
+        sources=config.union,
+        dataset_name=config.dataset_name,
+        union_labels=config.union_labels,
+        keep_channel_names=config.keep_channel_names,
+        labels_of=None if config.keep_labels_of is None else read_kept_labels(config.keep_labels_of),
+    )
+    workspace = open_workspace()
+    workers = count_usable_cores() if config.num_workers is None else config.num_workers
+    if not config.dry_run:
+        folder = make_union(request, workspace=workspace, num_workers=workers, listen=listen)
+        yield find_dataset(os.fspath(folder), workspace)
+        return
+    known = find_union(request, workspace=workspace)
+    if known is not None:
+        yield find_dataset(os.fspath(known), workspace)
+        return
+    with tempfile.TemporaryDirectory(prefix="stu-dry-run-") as scratch, use_workspace(Path(scratch)) as fresh:
+        folder = make_union(request, workspace=workspace, target=fresh, num_workers=workers, listen=listen)
         # What is planned and would be written is shown where it would really be.
         yield find_dataset(os.fspath(folder), workspace)
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stu_pipeline.knowledge import find_knowledge, read_knowledge
 from stu_pipeline.plan_execution import Execution
-from stu_pipeline.planning.knowledge import find_knowledge, read_knowledge
 from stu_pipeline.planning.memory import MEASURED_NAME, Provenance
 
 # A backward pass is two forward passes of work: gradients of the weights and of the input.

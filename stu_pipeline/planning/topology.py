@@ -97,8 +97,7 @@ def shrink_patch(
     Returns:
         The smaller patch and the strides that go with it, or None when no axis may shrink.
     """
-    by_excess = sorted(range(len(patch_voxels)), key=lambda axis: -patch_voxels[axis] / max(median_shape[axis], 1e-6))
-    for axis in by_excess:
+    for axis in _sort_by_excess(patch_voxels, median_shape):
         smaller = list(patch_voxels)
         # The step that a slightly smaller patch needs: a long axis loses a pooling before it is halved
         # (256 -> 224, not 192).
@@ -112,6 +111,27 @@ def shrink_patch(
         if math.prod(rounded) < math.prod(patch_voxels):
             return rounded, strides
     return None
+
+
+def shrink_patch_on(
+    strides: Strides, patch_voxels: Patch, median_shape: Sequence[float], min_edge_voxels: int
+) -> tuple[Patch, Strides] | None:
+    """Take one step off the axis that is largest relative to the median image, under strides that stay.
+
+    >>> shrink_patch_on(((1, 1), (2, 4)), (8, 8), (8.0, 4.0), 4)
+    ((8, 4), ((1, 1), (2, 4)))
+    """
+    for axis in _sort_by_excess(patch_voxels, median_shape):
+        smaller = list(patch_voxels)
+        smaller[axis] -= multiply_strides(strides)[axis]
+        is_lone = tuple(smaller) == multiply_strides(strides)
+        if smaller[axis] >= max(min_edge_voxels, 1) and not is_lone:
+            return tuple(smaller), strides
+    return None
+
+
+def _sort_by_excess(patch_voxels: Patch, median_shape: Sequence[float]) -> list[int]:
+    return sorted(range(len(patch_voxels)), key=lambda axis: -patch_voxels[axis] / max(median_shape[axis], 1e-6))
 
 
 def _find_axes_to_pool(spacing: Sequence[float], size: Sequence[int]) -> list[int]:

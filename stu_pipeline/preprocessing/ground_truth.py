@@ -17,11 +17,11 @@ import numpy as np
 
 from stu_pipeline.datasets.cases import Case
 from stu_pipeline.datasets.endings import split_ending
+from stu_pipeline.datasets.label_copy import write_label_copy
 from stu_pipeline.datasets.label_ids import LabelIds
 from stu_pipeline.datasets.signature import sign_file
 from stu_pipeline.errors import DataError, StorageError
 from stu_pipeline.log import Listener, Progress
-from stu_pipeline.preprocessing.label_copy import write_label_copy
 from stu_pipeline.storage import copy_file, read_json, remove_leftovers, storage_errors, write_json
 from stu_pipeline.workspace import DatasetPaths
 

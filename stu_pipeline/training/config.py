@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stu_pipeline.errors import UsageError
+from stu_pipeline.training.finetuning import recipes
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 DEVICES = ("auto", "cuda", "cpu", "mps")
 AUGMENTATIONS = ("device", "cpu", "none")
 COMPILE_CHOICES = ("auto", "on", "off")
 TRACKERS = ("tensorboard", "mlflow", "wandb")
+RECIPE_NAMES = tuple(recipes.RECIPES)
+DEFAULT_RECIPE = recipes.DEFAULT_RECIPE
 DEFAULT_NUM_EPOCHS = 1000
 DEFAULT_NUM_ITERATIONS = 250
 DEFAULT_LEARNING_RATE = 1e-2
@@ -66,6 +69,16 @@ class TrainConfig:
     """Keep a moving average of the weights, for example 0.999."""
     patience: int | None = None
     """Stop after so many epochs without a better moving average of the Dice."""
+    pretrained: Path | None = None
+    """Weights to fine-tune: a released `.model`, a `.pth` or a `.safetensors`. None trains from scratch."""
+    sidecar: Path | None = None
+    """The `.pkl` of a released file, where it does not lie beside it."""
+    recipe: str | None = None
+    """How the training goes on from these weights (`finetuning/recipes.py`); None takes `warmup`."""
+    head_mapping: Path | None = None
+    """JSON file that says which old label each label starts from, where names do not say it."""
+    channel_mapping: str | None = None
+    """The same for channels: `T1=CT,FLAIR=mean`."""
     trackers: tuple[str, ...] | None = None
     """None: TensorBoard where it is installed."""
 
@@ -92,6 +105,7 @@ class TrainConfig:
         if self.mirror is not None:
             _require_mirror(self.mirror)
         _require_loop(self)
+        _require_fine_tuning(self)
         _require_trackers(self.trackers)
 
 
@@ -112,6 +126,11 @@ class TrainResult:
     elapsed_s: float = 0.0
     was_finished: bool = False
     """Nothing was done: the fold was complete."""
+    start: str = "scratch"
+    """`scratch` or `pretrained`; `unknown` where stock nnU-Net trained it."""
+    pretrained: str | None = None
+    """Name of the file of weights it began with."""
+    recipe: str | None = None
     cross_validation: Path | None = None
     """Summary over all folds, once all are there."""
 
@@ -139,6 +158,14 @@ def _require_loop(config: TrainConfig) -> None:
             raise UsageError(f"{name} must be at least 1, got {value}")
     if config.ema_decay is not None and not 0 < config.ema_decay < 1:
         raise UsageError(f"ema_decay must be between 0 and 1, got {config.ema_decay}")
+
+
+def _require_fine_tuning(config: TrainConfig) -> None:
+    if config.recipe is not None:
+        _require_one_of("recipe", config.recipe, RECIPE_NAMES)
+    for name in ("sidecar", "head_mapping", "channel_mapping"):
+        if getattr(config, name) is not None and config.pretrained is None:
+            raise UsageError(f"{name} is of no use without pretrained weights", hint="add --pretrained FILE")
 
 
 def _require_trackers(trackers: tuple[str, ...] | None) -> None:

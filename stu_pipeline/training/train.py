@@ -9,17 +9,23 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from stu_pipeline.errors import LockedError, StorageError
 from stu_pipeline.log import Listener, ignore_events, log_to_file
 from stu_pipeline.storage import hold_lock, storage_errors
 from stu_pipeline.training.config import TrainConfig, TrainResult
+from stu_pipeline.training.finetuning.same_start import require_same_start, require_weights_for_recipe
 from stu_pipeline.training.run.job import Job, find_job
+from stu_pipeline.training.run.record import read_start
 from stu_pipeline.training.run.requirements import require_preprocessed
 from stu_pipeline.training.run.result import read_result
 from stu_pipeline.training.run.start import drop_leftovers
-from stu_pipeline.training.run.state import is_finished
+from stu_pipeline.training.run.state import is_finished, list_checkpoints
 from stu_pipeline.training.story.trackers import require_trackers
+
+if TYPE_CHECKING:
+    from stu_pipeline.training.finetuning.origin import Origin
 
 
 def train(config: TrainConfig, *, listen: Listener = ignore_events) -> TrainResult:
@@ -40,11 +46,13 @@ def train(config: TrainConfig, *, listen: Listener = ignore_events) -> TrainResu
     require_trackers(config.trackers or ())
     job = find_job(config)
     if is_finished(job.paths) and not config.force:
+        _require_same_start(job, listen)
         _tidy(job)
         return read_result(job, elapsed_s=0.0, was_finished=True)
     require_preprocessed(job.dataset, job.plan, job.configuration)
     start = time.monotonic()
     if (config.num_gpus or 1) > 1:
+        _find_origin(job)  # what is refused is refused before any process starts
         return _train_in_ranks(job, listen)
     _train_here(job, listen)
     return read_result(job, elapsed_s=time.monotonic() - start, was_finished=False)
@@ -107,8 +115,31 @@ def _train_here(job: Job, listen: Listener) -> None:
     if not ranks.is_main:
         run_fold(job, device, ranks, ignore_events)
         return
+    origin = _find_origin(job)
     with _hold_run(job):
-        run_fold(job, device, ranks, listen)
+        run_fold(job, device, ranks, listen, origin=origin)
+
+
+def _find_origin(job: Job) -> Origin | None:
+    """Read the weights to begin with, and check them; the run folder is not touched."""
+    config = job.config
+    if config.force or config.resume == "never" or not list_checkpoints(job.paths):
+        require_weights_for_recipe(config)
+    if config.pretrained is None:
+        return None
+    from stu_pipeline.training.finetuning.origin import find_origin
+
+    return find_origin(job)
+
+
+def _require_same_start(job: Job, listen: Listener) -> None:
+    """Refuse to answer for a fold that is finished and began with something else."""
+    identity = None
+    if job.config.pretrained is not None:
+        from stu_pipeline.transfer.files.reading import read_weight_file
+
+        identity = read_weight_file(job.config.pretrained, sidecar=job.config.sidecar).identity
+    require_same_start(job.config, read_start(job.paths), identity=identity, where=job.paths.folder, listen=listen)
 
 
 @contextlib.contextmanager

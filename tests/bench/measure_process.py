@@ -64,10 +64,11 @@ def run_measured(command: Sequence[str], *, variables: Mapping[str, str], log: P
 def _watch_session(leader: int, peaks: list[float], is_over: threading.Event) -> None:
     """Note the largest size of every process of a session, again and again."""
     while not is_over.wait(_LOOK_EVERY_S):
-        peaks.append(max((_read_peak_mib(pid) for pid in _list_session(leader)), default=0.0))
+        peaks.append(max((_read_peak_mib(pid) for pid in list_session(leader)), default=0.0))
 
 
-def _list_session(leader: int) -> list[int]:
+def list_session(leader: int) -> list[int]:
+    """List the processes of a session that are alive."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

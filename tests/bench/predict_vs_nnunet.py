@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tests.bench.mask_agreement import Agreement, compare_masks
+from tests.bench.measure_process import list_session
 from tests.real_data import ROOT
 
 DATASET = "Dataset004_Hippocampus"
@@ -123,18 +124,7 @@ def _run(command: Sequence[str], log: Path) -> Run:
 
 def _watch(leader: int, peaks: list[float], is_over: threading.Event) -> None:
     while not is_over.wait(_LOOK_EVERY_S):
-        peaks.append(sum(_read_pss_mib(pid) for pid in _list_session(leader)))
-
-
-def _list_session(leader: int) -> list[int]:
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.getsid(int(folder.name)) == leader:
-                found.append(int(folder.name))
-        except ProcessLookupError:
-            continue
-    return found
+        peaks.append(sum(_read_pss_mib(pid) for pid in list_session(leader)))
 
 
 def _read_pss_mib(pid: int) -> float:

@@ -32,8 +32,8 @@ from stu_pipeline.nnunet.environment import engine_environment, set_variables
 from stu_pipeline.nnunet.output import engine_output
 from stu_pipeline.nnunet.planner import draft_plan
 from stu_pipeline.planfile import read_plan_file
-from stu_pipeline.planning.choose import count_outputs
 from stu_pipeline.planning.config import PlanConfig, PlanResult
+from stu_pipeline.planning.draft import count_outputs
 from stu_pipeline.planning.fingerprint import build_fingerprint
 from stu_pipeline.planning.plan import plan
 from stu_pipeline.planning.reference import list_reference_cases, plan_reference_case

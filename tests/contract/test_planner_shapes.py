@@ -25,8 +25,9 @@ from stu_pipeline.nnunet.environment import engine_environment
 from stu_pipeline.nnunet.output import engine_output
 from stu_pipeline.nnunet.planner import draft_plan
 from stu_pipeline.planning.budget import Budget
-from stu_pipeline.planning.choose import PlanInput, propose
+from stu_pipeline.planning.choose import propose
 from stu_pipeline.planning.config import PlanConfig
+from stu_pipeline.planning.draft import PlanInput
 from stu_pipeline.planning.topology import fit_strides, multiply_strides
 from stu_pipeline.workspace import DatasetPaths, Workspace
 

@@ -14,8 +14,8 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners as residual
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
+from stu_pipeline.knowledge import read_knowledge
 from stu_pipeline.nnunet.environment import engine_environment
-from stu_pipeline.planning.knowledge import read_knowledge
 from stu_pipeline.workspace import Workspace
 
 PLANNERS = {

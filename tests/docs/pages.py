@@ -6,6 +6,7 @@ import ast
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
@@ -41,6 +42,26 @@ def list_stu_commands(path: Path) -> list[list[str]]:
         for line in commands
         if re.match(r"stu [a-z]", line) and "OPTIONS" not in line
     ]
+
+
+def list_commands() -> dict[str, Any]:
+    """Return every command by its name; those of a group are named `weights inspect`."""
+    import typer.main
+
+    from stu_pipeline.cli.app import app
+
+    found: dict[str, Any] = {}
+    for name, command in typer.main.get_command(app).commands.items():
+        inner = getattr(command, "commands", None)
+        found |= {name: command} if inner is None else {f"{name} {verb}": item for verb, item in inner.items()}
+    return found
+
+
+def split_command(words: list[str]) -> tuple[str, list[str]]:
+    """Split the words of a `stu ...` line into the command's name and the rest."""
+    known = list_commands()
+    two = " ".join(words[1:3])
+    return (two, words[3:]) if two in known else (words[1], words[2:])
 
 
 @cache

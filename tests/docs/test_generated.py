@@ -6,9 +6,8 @@ import importlib.util
 import sys
 
 import pytest
-import typer.main
 
-from tests.docs.pages import DOCS, REPOSITORY, read
+from tests.docs.pages import DOCS, REPOSITORY, list_commands, read
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +31,8 @@ def test_pages_do_not_depend_on_the_terminal(generate, monkeypatch):
 
 
 def test_every_command_and_flag_is_in_the_reference():
-    from stu_pipeline.cli.app import app
-
     page = read(DOCS / "reference" / "cli.md")
-    for name, command in typer.main.get_command(app).commands.items():
+    for name, command in list_commands().items():
         section = page.partition(f"\n## stu {name}\n")[2].partition("\n## ")[0]
         assert section, name
         for parameter in command.params:

@@ -6,7 +6,6 @@ import json
 import re
 
 import pytest
-import typer.main
 
 from stu_pipeline.networks.cost import count_multiply_adds, count_parameters
 from stu_pipeline.networks.scales import SCALES
@@ -15,31 +14,27 @@ from tests.docs.pages import (
     PACKAGE,
     REPOSITORY,
     list_blocks,
+    list_commands,
     list_pages,
     list_stu_commands,
     read,
     read_package_text,
+    split_command,
 )
 
-# The house plan. `transfer/` is announced in the architecture page and not there yet.
+# The house plan.
 FOLDERS = (
-    "cli", "datasets", "networks", "preparation", "inference", "planning", "preprocessing", "training", "prediction",
-    "evaluation", "doctor", "nnunet",
+    "cli", "datasets", "networks", "preparation", "inference", "transfer", "planning", "preprocessing", "training",
+    "prediction", "evaluation", "study", "doctor", "nnunet",
 )  # fmt: skip
-ANNOUNCED_FOLDERS = ("transfer",)
 MODULES = ("errors", "workspace", "storage", "records", "log")
-# Commands that are announced in README.md and not there yet.
-ANNOUNCED_COMMANDS = {"weights", "study"}
 
 
 def list_flags():
-    from stu_pipeline.cli.app import app
-
-    commands = typer.main.get_command(app).commands
     return {
         name: {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
         | {"--help", "-h", "-vv"}
-        for name, command in commands.items()
+        for name, command in list_commands().items()
     }
 
 
@@ -54,15 +49,6 @@ def test_the_house_plan_is_built():
         assert (REPOSITORY / name).is_file(), name
 
 
-def test_what_is_announced_is_said_to_be_missing_as_long_as_it_is():
-    architecture, readme = read(DOCS / "explanation" / "architecture.md"), read(REPOSITORY / "README.md")
-    for name in ANNOUNCED_FOLDERS:
-        assert (f"`{name}/`" in architecture) != (PACKAGE / name).is_dir()
-    later = readme.partition("## Not there yet")[2].partition("\n## ")[0]
-    for name in ANNOUNCED_COMMANDS:
-        assert (f"stu {name}" in later) != (name in list_flags()), name
-
-
 def test_readme_lists_every_folder_of_the_package():
     layout = read(REPOSITORY / "README.md").partition("## Layout")[2]
     folders = [path.parent.name for path in PACKAGE.glob("*/__init__.py")]
@@ -72,7 +58,7 @@ def test_readme_lists_every_folder_of_the_package():
 @pytest.mark.parametrize("page", list_pages(), ids=lambda page: page.name)
 def test_every_command_on_a_page_exists_with_its_flags(page):
     flags = list_flags()
-    for name, *words in [command[1:] for command in list_stu_commands(page)]:
+    for name, words in [split_command(command) for command in list_stu_commands(page)]:
         assert name in flags, name
         used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert used <= flags[name], f"stu {name}: {used - flags[name]}"
@@ -87,7 +73,7 @@ def test_commands_in_hints_exist():
     assert {"plan", "train", "doctor"} <= named
     # Words that follow the name in sentences, not commands.
     prose = {"and", "does", "never", "understands", "made", "plans", "runs", "writes"}
-    assert named - set(list_flags()) - ANNOUNCED_COMMANDS - prose == set()
+    assert named - {name.partition(" ")[0] for name in list_flags()} - prose == set()
 
 
 def test_every_error_on_the_troubleshooting_page_is_one_of_ours():

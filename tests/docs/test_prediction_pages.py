@@ -63,7 +63,7 @@ def test_every_option_that_can_be_in_a_recipe_is_on_its_page(tmp_path):
     other = PredictConfig(
         input=tmp_path, output=tmp_path, models=(tmp_path,), tta="none", effort="elastic", step=0.7, precision="fp32",
         probabilities="zarr", probability_bits=16, per_label_files=True, dicom_seg=True, postprocessing="none",
-        overwrite=True, verify=True, dry_run=True, gpus=2, max_ram_gib=3.0, num_workers=1, device="cpu",
+        overwrite=True, verify=True, dry_run=True, gpus=2, max_ram_gib=3.0, num_workers=1, device="cuda",
         model_weights=(2.0,), folds=(0,), checkpoint="best", configuration="2d", report=tmp_path / "report.json",
     )  # fmt: skip
     same = {name for name in fields if getattr(plain, name) == getattr(other, name)}

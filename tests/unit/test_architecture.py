@@ -22,12 +22,13 @@ HEAVY = (
 )  # fmt: skip
 # Parts of the package that each part may import, function-level imports included. Stages are not in any stage's list.
 # `stu_pipeline` stands for the package itself (the public names and the version).
-FOUNDATION = {"errors", "storage", "workspace", "records", "log", "worker_process", "workers", "host"}
-PLAN_PARTS = {"planfile", "plan_architecture", "plan_execution", "preprocessed_size"}
-SHARED = FOUNDATION | {"datasets", "networks", "nnunet", "preparation", "inference"} | PLAN_PARTS
+FOUNDATION = {"errors", "storage", "knowledge", "workspace", "records", "log", "worker_process", "workers", "host"}
+PLAN_PARTS = {"planfile", "plan_architecture", "plan_execution", "plan_pretrained", "preprocessed_size"}
+SHARED = FOUNDATION | {"datasets", "networks", "nnunet", "preparation", "inference", "transfer"} | PLAN_PARTS
 ALLOWED = {
     "errors": set(),
     "storage": {"errors"},
+    "knowledge": {"errors", "storage"},
     "workspace": {"errors", "run_paths"},
     "run_paths": set(),
     "log": set(),
@@ -39,19 +40,24 @@ ALLOWED = {
     "datasets": FOUNDATION,
     "plan_architecture": {"errors", "networks"},
     "plan_execution": {"plan_architecture"},
-    "planfile": {"errors", "networks", "plan_architecture", "plan_execution", "storage"},
+    "plan_pretrained": {"errors", "networks"},
+    "planfile": {"errors", "networks", "plan_architecture", "plan_execution", "plan_pretrained", "storage"},
     "preprocessed_size": set(),
     "preparation": {"errors", "plan_architecture", "nnunet"},
     # Arrays and networks in, label maps out; no files, so that training can validate with it too.
     "inference": {"errors", "datasets", "preparation"},
-    "nnunet": SHARED,
+    # Reads files of weights and puts them into networks, for planning, training and the commands of `stu weights`.
+    "transfer": (SHARED - {"transfer"}) | {"stu_pipeline"},
+    "nnunet": SHARED - {"transfer"},
     **{stage: SHARED | {"stu_pipeline"} for stage in STAGES},
     "doctor": SHARED,
+    # Runs the stages as a user would, by their public names.
+    "study": SHARED | {"stu_pipeline", *STAGES},
     "__main__": {"cli"},
-    "stu_pipeline": {"errors", *STAGES},
+    "stu_pipeline": {"errors", "study", *STAGES},
 }
 # The commands use the public names; beside them what draws, names paths, and light configs and events.
-CLI_ALLOWED = {"stu_pipeline", "cli", "errors", "host", "log", "records", "workspace", "doctor"}
+CLI_ALLOWED = {"stu_pipeline", "cli", "errors", "host", "log", "records", "workspace", "doctor", "transfer", "study"}
 CLI_ALLOWED_MODULES = {
     "stu_pipeline.nnunet.environment",
     "stu_pipeline.nnunet.events",
@@ -60,6 +66,8 @@ CLI_ALLOWED_MODULES = {
     "stu_pipeline.evaluation.overlay",
     "stu_pipeline.evaluation.report",
     "stu_pipeline.prediction.find_model",
+    "stu_pipeline.training.ranking.config",
+    "stu_pipeline.training.ranking.rank",
     "stu_pipeline.training.story.watch",
     *(f"stu_pipeline.{stage}.config" for stage in STAGES),
     *(f"stu_pipeline.{stage}.{verb}" for stage, verb in zip(

@@ -17,6 +17,7 @@ from stu_pipeline.datasets.reading import read_image, read_label_map
 from stu_pipeline.datasets.volume import Grid
 from stu_pipeline.errors import DataError
 from stu_pipeline.evaluation.cases import CasePair
+from stu_pipeline.evaluation.common_labels import CommonLabels
 from stu_pipeline.evaluation.labels import find_stored_ids
 
 Pixels = NDArray[np.uint8]
@@ -62,7 +63,9 @@ def find_image(images: Path | None, case: str) -> Path | None:
     return next((images / name for name in names if (images / name).is_file()), None)
 
 
-def draw_case(pair: CasePair, *, image: Path | None = None, ignore: int | None = None) -> Overlay:
+def draw_case(
+    pair: CasePair, *, image: Path | None = None, ignore: int | None = None, common: CommonLabels | None = None
+) -> Overlay:
     """Draw three planes of a case, each through the slice with the most wrong voxels.
 
     Where nothing is wrong, the slices with the most foreground; where there is none, the middle ones.
@@ -71,6 +74,8 @@ def draw_case(pair: CasePair, *, image: Path | None = None, ignore: int | None =
         pair: reference and prediction on one grid.
         image: its first channel is shown in grey; one on another grid, or that cannot be read, is left out and noted.
         ignore: value in the reference whose voxels are not scored; they are drawn as background.
+        common: what is scored where the two have label lists of their own; nothing else is drawn, and `ignore` is a
+            code of it.
 
     Raises:
         DataError: a label map cannot be read.
@@ -81,6 +86,8 @@ def draw_case(pair: CasePair, *, image: Path | None = None, ignore: int | None =
         ids = find_stored_ids(path.parent)
         maps.append(volume.array if ids is None else ids.to_original(volume.array))
         grid = volume.grid
+    if common is not None:
+        maps = [common.encode_reference(maps[0]), common.encode_prediction(maps[1])]
     if ignore is not None:
         maps = [np.where(maps[0] == ignore, 0, array) for array in maps]
     background, note = _read_background(image, grid)

@@ -11,6 +11,7 @@ from pathlib import Path
 from stu_pipeline.errors import DataError
 from stu_pipeline.evaluation.cases import CasePair
 from stu_pipeline.evaluation.config import CaseResult, EvaluateConfig, EvaluateResult
+from stu_pipeline.evaluation.label_choice import ChosenLabels, explain_matching
 from stu_pipeline.evaluation.report import ScoreTable
 from stu_pipeline.evaluation.reporting.overlays import draw_case, find_image
 from stu_pipeline.evaluation.reporting.sections import DrawnCase, make_evaluation_page
@@ -34,7 +35,7 @@ def write_report(
     result: EvaluateResult,
     config: EvaluateConfig,
     *,
-    ignore: int | None = None,
+    labels: ChosenLabels,
     listen: Listener = ignore_events,
 ) -> None:
     """Write the report of an evaluation.
@@ -44,7 +45,7 @@ def write_report(
         table: every score.
         result: what was found.
         config: what was compared.
-        ignore: value in the references that is not scored.
+        labels: what is scored.
         listen: receives `Progress` for the pictures, and a `Notice` for one that cannot be drawn.
 
     Raises:
@@ -57,10 +58,11 @@ def write_report(
     drawn = []
     chosen = choose_cases(result.cases)
     for done, (role, case) in enumerate(chosen, start=1):
-        drawn.append(_draw(role, case, pairs[case.case], images=config.images, ignore=ignore, listen=listen))
+        drawn.append(_draw(role, case, pairs[case.case], images=config.images, labels=labels, listen=listen))
         listen(Progress(step="draw cases", done=done, total=len(chosen), item=case.case))
     versions = read_versions()
-    facts = {"scored with": ", ".join(f"{name} {versions[name]}" for name in _SHOWN_VERSIONS if name in versions)}
+    facts = {name: text for name, text in _describe_extra(result)}
+    facts["scored with"] = ", ".join(f"{name} {versions[name]}" for name in _SHOWN_VERSIONS if name in versions)
     write_text(page, make_evaluation_page(table, result, config, drawn=drawn, facts=facts))
 
 
@@ -86,11 +88,18 @@ def write_markdown(result: EvaluateResult, config: EvaluateConfig) -> str:
     interval = f" (95 % CI {show_range(low, high)})" if low is not None else ""
     head = f"# Evaluation\n\n{cases}, mean Dice {show_number(result.mean_dice)}{interval}.\n"
     labels = format_markdown(build_full_table(result, tolerance_mm=config.tolerance_mm))
-    return "\n".join([head, labels, format_markdown(build_case_table(result))])
+    notes = "".join(f"\n- {name}: {text}\n" for name, text in _describe_extra(result))
+    return "\n".join([head + notes, labels, format_markdown(build_case_table(result))])
+
+
+def _describe_extra(result: EvaluateResult) -> list[tuple[str, str]]:
+    """Return what a reader must know before the numbers: how labels were matched, and warnings."""
+    matching = explain_matching(result.matching) if result.matching is not None else []
+    return [*matching, *(("warning", warning) for warning in result.warnings)]
 
 
 def _draw(
-    role: str, case: CaseResult, pair: CasePair, *, images: Path | None, ignore: int | None, listen: Listener
+    role: str, case: CaseResult, pair: CasePair, *, images: Path | None, labels: ChosenLabels, listen: Listener
 ) -> DrawnCase:
     image = find_image(images, case.case)
     if images is not None and image is None:
@@ -98,7 +107,8 @@ def _draw(
             Notice(text=f"no image of case '{case.case}' in '{images}': its picture has masks alone", is_warning=True)
         )
     try:
-        overlay = draw_case(pair, image=image, ignore=ignore)
+        ignore = labels.scored.ignore if labels.scored is not None else None
+        overlay = draw_case(pair, image=image, ignore=ignore, common=labels.common)
     except DataError as error:  # changed since it was scored
         listen(Notice(text=f"case '{case.case}' is not drawn: {error}", is_warning=True))
         return DrawnCase(role=role, case=case.case, overlay=None, text=str(error))

@@ -141,5 +141,6 @@ class EpochReport:
                 step_s=step_s,
                 images_per_s=self._num_samples / step_s if step_s else None,
                 ema_weights_dice=average_dice,
+                start=str(trainer.start["kind"]),
             )
         )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stu_pipeline.errors import NonFiniteError
 from stu_pipeline.log import Listener
 from stu_pipeline.nnunet.trainer import StopTrainingError, nnUNetTrainer
+from stu_pipeline.training.finetuning.steering import Steering
 from stu_pipeline.training.loop.batch import Batch
 from stu_pipeline.training.loop.control import Orders, RunControl
 from stu_pipeline.training.loop.ema import WeightAverage
@@ -62,6 +63,8 @@ class LoopParts:
     learning_rate_factor: float = 1.0
     warmup_epochs: float = 0.0
     world_size: int = 1
+    steering: Steering | None = None
+    """Where weights move apart; None where all have the same learning rate."""
 
 
 class TrainingLoop:
@@ -138,9 +141,7 @@ class TrainingLoop:
 
     def _train_step(self, batches: BatchSource) -> None:
         parts, trainer, position = self._parts, self._trainer, self._position
-        rate = self._choose_learning_rate(step=position.step)
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = rate
+        self._set_learning_rates()
         index = trainer.current_epoch * trainer.num_iterations_per_epoch + position.step
         with self._report.measure(is_training=True):
             batch = batches.take(index, while_waiting=self._obey_signals)
@@ -158,6 +159,16 @@ class TrainingLoop:
         self._report.note_step(position.step, loss=self._ledger.last_loss, waited_s=batches.waited_s)
         # One process obeys at once; several read what they agreed on, a step late, all at the same step.
         self._obey(parts.control.read_orders() if parts.world_size == 1 else Orders.from_numbers(agreed or (0, 0)))
+
+    def _set_learning_rates(self) -> None:
+        trainer, step, steering = self._trainer, self._position.step, self._parts.steering
+        rate = self._choose_learning_rate(step=step)
+        if steering is not None:
+            num_steps = trainer.num_iterations_per_epoch
+            steering.begin_step(trainer.optimizer, rate, epoch=trainer.current_epoch, step=step, num_steps=num_steps)
+            return
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = rate
 
     def _choose_learning_rate(self, *, step: int) -> float:
         trainer = self._trainer

@@ -75,7 +75,9 @@ def _score(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     parts_logits, loss = step.score(network, batch)
     counts = [
-        count_matches(logits, part.targets[0], regions=regions, ignore_label=ignore_label)
+        count_matches(
+            logits, part.targets[0], regions=regions, ignore_label=ignore_label, marked=step.find_marked(part)
+        )
         for logits, part in zip(parts_logits, batch.split(step.micro_batch), strict=True)
     ]
     return loss, torch.stack(counts).sum(0)

@@ -39,6 +39,21 @@ def choose_learning_rate(
     return rate * min(1.0, (epoch * num_iterations + step + 1) / num_ramp) if num_ramp else rate
 
 
+def is_resting(epoch: int, step: int, *, num_iterations: int, rest_epochs: float) -> bool:
+    """Tell whether a step belongs to the first epochs, in which a part of the network does not move.
+
+    Args:
+        epoch: from 0.
+        step: from 0, within the epoch.
+        num_iterations: steps per epoch.
+        rest_epochs: how long it rests; a part of an epoch is rounded to whole steps, 0 is never.
+
+    >>> [is_resting(0, step, num_iterations=4, rest_epochs=0.5) for step in range(4)]
+    [True, True, False, False]
+    """
+    return epoch * num_iterations + step < round(rest_epochs * num_iterations)
+
+
 def is_out_of_patience(moving_dice: Sequence[float], patience: int | None) -> bool:
     """Tell whether the moving average of the Dice has not improved for `patience` epochs.
 

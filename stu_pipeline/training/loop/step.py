@@ -7,7 +7,7 @@ later. Knows nothing of nnU-Net; the loop, the probe and the bench share it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from stu_pipeline.training.loop.batch import Batch
+from stu_pipeline.training.loss.marks import SampleMarks
 from stu_pipeline.training.loss.parts import DiceSums, WholeBatch
 from stu_pipeline.training.loss.segmentation import SegmentationLoss
 from stu_pipeline.training.parallel.reduce import sum_over_ranks
@@ -50,6 +51,9 @@ class TrainingStep:
         largest_share: samples of a step on the rank that has most; all ranks must agree on what they exchange.
         memory_format: layout of the network's weights; the data is brought into it.
         is_dice_per_part: batch Dice over each part alone, as older plans may promise; else over the whole batch.
+        sample_marks: where labels are marked in some cases only; batches then name the case of every sample.
+        adjust_gradients: called when the gradients of a whole batch are there, unscaled and not yet clipped; it
+            changes them in place, and must not wait for the device. Every rank calls it.
     """
 
     def __init__(
@@ -65,6 +69,8 @@ class TrainingStep:
         largest_share: int = 1,
         is_dice_per_part: bool = False,
         memory_format: torch.memory_format = torch.contiguous_format,
+        sample_marks: SampleMarks | None = None,
+        adjust_gradients: Callable[[], None] | None = None,
     ) -> None:
         self.network = network
         self.optimizer = optimizer
@@ -77,6 +83,8 @@ class TrainingStep:
         self._is_sharded = is_sharded(network)
         self._largest_share = largest_share
         self._is_dice_per_part = is_dice_per_part
+        self._sample_marks = sample_marks
+        self._adjust_gradients = adjust_gradients
 
     def run(self, batch: Batch) -> StepOutcome:
         """Train on one batch. Out of memory leaves weights and optimizer as they were; call `drop` and try again."""
@@ -96,9 +104,13 @@ class TrainingStep:
         logits, total = [], torch.zeros((), device=batch.data.device)
         for part in parts:
             outputs = self._run(network, part)
-            total = total + self.loss(outputs, part.targets, whole)
+            total = total + self.loss(outputs, part.targets, whole, marked=self.find_marked(part))
             logits.append(outputs[0])
         return logits, total
+
+    def find_marked(self, batch: Batch) -> torch.Tensor | None:
+        """Return which outputs are marked in which sample, `(sample, output)`; None where all are."""
+        return None if self._sample_marks is None else self._sample_marks.find(batch.case_ids)
 
     def _add_gradients(self, parts: Sequence[Batch]) -> torch.Tensor:
         whole = self._measure_whole(parts, self.network)
@@ -111,7 +123,7 @@ class TrainingStep:
 
     def _add_part(self, part: Batch, whole: WholeBatch | None) -> torch.Tensor:
         # A function of its own, so that nothing of this part is alive when the next one begins.
-        loss = self.loss(self._run(self.network, part), part.targets, whole)
+        loss = self.loss(self._run(self.network, part), part.targets, whole, marked=self.find_marked(part))
         # Gradients are averaged over ranks, the loss is a sum over them.
         goal = loss * self._world_size if self._world_size > 1 else loss
         (goal if self._scaler is None else self._scaler.scale(goal)).backward()
@@ -124,9 +136,9 @@ class TrainingStep:
         """Return what the loss of a part needs to know of the batch it belongs to; None where it is the batch."""
         if len(parts) == 1 and self._world_size == 1:
             return None
-        counts = self.loss.count(parts[0].targets)
+        counts = self.loss.count(parts[0].targets, marked=self.find_marked(parts[0]))
         for part in parts[1:]:
-            counts = counts + self.loss.count(part.targets)
+            counts = counts + self.loss.count(part.targets, marked=self.find_marked(part))
         reduce = sum_over_ranks if self._world_size > 1 else None
         is_split = max(len(parts), -(-self._largest_share // self.micro_batch)) > 1
         needs_sums = self.loss.needs_dice_sums and is_split and not self._is_dice_per_part
@@ -142,7 +154,7 @@ class TrainingStep:
         # same result as the batch in one piece.
         total: DiceSums | None = None
         for part in parts:
-            sums = self.loss.sum_dice(self._run(network, part), part.targets)
+            sums = self.loss.sum_dice(self._run(network, part), part.targets, marked=self.find_marked(part))
             total = sums if total is None else total + sums
         if total is None:
             raise ValueError("a batch has at least one part")
@@ -153,16 +165,21 @@ class TrainingStep:
         is_broken = ~torch.isfinite(loss)
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
-            clip_gradients(self.optimizer)
+            self._finish_gradients()
             # The scaler skips steps whose gradients are not finite; with a finite loss that is no fault.
             self._scaler.step(self.optimizer)
             self._scaler.update()
             return is_broken.float()
-        is_broken = is_broken | ~torch.isfinite(clip_gradients(self.optimizer))
+        is_broken = is_broken | ~torch.isfinite(self._finish_gradients())
         fault = is_broken.float()
         with skipping_where(self.optimizer, fault):
             move_weights(self.optimizer) if self._is_sharded else self.optimizer.step()
         return fault
+
+    def _finish_gradients(self) -> torch.Tensor:
+        if self._adjust_gradients is not None:
+            self._adjust_gradients()
+        return clip_gradients(self.optimizer)
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer) -> torch.Tensor:

@@ -11,7 +11,9 @@ from stu_pipeline.training.loss.level import (
     LevelSlopes,
     LevelSums,
     choose_dtype,
+    choose_rows,
     choose_sum_dtype,
+    hide_unmarked,
     make_empty_gradient,
     make_empty_sums,
     split_chunks,
@@ -27,7 +29,8 @@ class LabelLoss:
     """The sums and gradients of one level; targets are `(b, 1, *spatial)` whole numbers from 0.
 
     No map per label is made of the target: what belongs to a voxel's own label is gathered, what belongs to the
-    other labels is the same for all voxels of a sample.
+    other labels is the same for all voxels of a sample. Voxels of a label that is not marked in their sample are
+    background there: they are none of the labels that are.
     """
 
     ignore_label: int | None = None
@@ -37,20 +40,21 @@ class LabelLoss:
         expected = (logits.shape[0], 1, *logits.shape[2:])
         return None if target.shape == expected else f"target must be {expected}, got {tuple(target.shape)}"
 
-    def count_voxels(self, target: Tensor) -> Tensor:
+    def count_terms(self, target: Tensor, marked: Tensor | None) -> Tensor:
         """Return how many voxels are not ignored, `()`."""
         dtype = choose_sum_dtype(target.device)
         if self.ignore_label is None:
             return torch.full((), target.numel(), dtype=dtype, device=target.device)
         return (target != self.ignore_label).sum(dtype=dtype)
 
-    def sum_voxels(self, logits: Tensor, target: Tensor) -> LevelSums:
+    def sum_voxels(self, logits: Tensor, target: Tensor, marked: Tensor | None) -> LevelSums:
         """Return the sums of a level."""
         flat, labels = logits.flatten(2), target.flatten(1)
-        sums = make_empty_sums(logits, self.count_voxels(target))
+        sums = make_empty_sums(logits, self.count_terms(target, marked))
         for rows, columns in split_chunks(flat):
-            own_label, is_counted = self._read_labels(labels[rows, columns])
-            scores = _normalize(flat[rows, :, columns], choose_dtype(logits), is_log=True)
+            own_marked = choose_rows(marked, rows)
+            own_label, is_counted = self._read_labels(labels[rows, columns], own_marked)
+            scores = _normalize(hide_unmarked(flat[rows, :, columns], own_marked), choose_dtype(logits), is_log=True)
             own_log = scores.gather(1, own_label).squeeze(1)
             probability = scores.exp_()
             own = probability.gather(1, own_label).squeeze(1)
@@ -67,13 +71,14 @@ class LabelLoss:
             sums.entropy.sub_(own_log.sum())
         return sums
 
-    def make_gradient(self, logits: Tensor, target: Tensor, slopes: LevelSlopes) -> Tensor:
+    def make_gradient(self, logits: Tensor, target: Tensor, slopes: LevelSlopes, marked: Tensor | None) -> Tensor:
         """Return the gradient of the loss with respect to the logits, in their shape, dtype and layout."""
         gradient = make_empty_gradient(logits)
         flat, flat_gradient, labels = logits.flatten(2), gradient.flatten(2), target.flatten(1)
         for rows, columns in split_chunks(flat):
-            own_label, is_counted = self._read_labels(labels[rows, columns])
-            probability = _normalize(flat[rows, :, columns], choose_dtype(logits))
+            own_marked = choose_rows(marked, rows)
+            own_label, is_counted = self._read_labels(labels[rows, columns], own_marked)
+            probability = _normalize(hide_unmarked(flat[rows, :, columns], own_marked), choose_dtype(logits))
             # With p the probabilities and g the slopes with respect to them, softmax gives p * (g - sum(p * g)).
             # g is the slope of the prediction's sum, plus at the own label that of the intersection.
             product = probability * slopes.prediction[rows].unsqueeze(2)
@@ -89,12 +94,16 @@ class LabelLoss:
             torch.addcmul(product, probability, shared.unsqueeze(1), out=flat_gradient[rows, :, columns])
         return gradient
 
-    def _read_labels(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return labels as indices `(b, 1, voxel)`, 0 where ignored, and `(b, voxel)` where they count (None: all)."""
-        if self.ignore_label is None:
-            return labels.long().unsqueeze(1), None
-        is_counted = labels != self.ignore_label
-        return torch.where(is_counted, labels, 0).long().unsqueeze(1), is_counted
+    def _read_labels(self, labels: Tensor, marked: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return labels as indices `(b, 1, voxel)` and `(b, voxel)` where they count (None: all).
+
+        The index is 0 where the label is ignored or not marked.
+        """
+        is_counted = None if self.ignore_label is None else labels != self.ignore_label
+        own_label = (labels if is_counted is None else torch.where(is_counted, labels, 0)).long()
+        if marked is not None:
+            own_label = own_label * marked.gather(1, own_label)
+        return own_label.unsqueeze(1), is_counted
 
 
 def _normalize(logits: Tensor, dtype: torch.dtype, *, is_log: bool = False) -> Tensor:

@@ -25,8 +25,8 @@ class LevelSums:
     """`(3, b, label)`: intersection, prediction and reference."""
     entropy: Tensor
     """`()`: cross-entropy over all samples; with regions over all regions too."""
-    voxels: Tensor
-    """`()`: how many voxels."""
+    terms: Tensor
+    """`()`: what the mean of the cross-entropy divides by."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,18 +47,22 @@ class LevelSlopes:
 
 
 class LevelLoss(Protocol):
-    """What labels and regions do differently. Logits are `(b, label, *spatial)`; both loss kinds keep no state."""
+    """What labels and regions do differently. Logits are `(b, label, *spatial)`; both loss kinds keep no state.
+
+    `marked` is `(b, label)`, false where a label is not marked in a sample: the sums and the gradient are then those
+    of a network without this output. None: all are marked.
+    """
 
     def check_shapes(self, logits: Tensor, target: Tensor) -> str | None:
         """Return what is wrong with the two shapes, or None."""
 
-    def count_voxels(self, target: Tensor) -> Tensor:
-        """Return how many voxels are not ignored, `()`."""
+    def count_terms(self, target: Tensor, marked: Tensor | None) -> Tensor:
+        """Return what the mean of the cross-entropy divides by, `()`."""
 
-    def sum_voxels(self, logits: Tensor, target: Tensor) -> LevelSums:
+    def sum_voxels(self, logits: Tensor, target: Tensor, marked: Tensor | None) -> LevelSums:
         """Return the sums of a level."""
 
-    def make_gradient(self, logits: Tensor, target: Tensor, slopes: LevelSlopes) -> Tensor:
+    def make_gradient(self, logits: Tensor, target: Tensor, slopes: LevelSlopes, marked: Tensor | None) -> Tensor:
         """Return the gradient of the loss with respect to the logits, in their shape, dtype and layout."""
 
 
@@ -72,10 +76,10 @@ def choose_sum_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def make_empty_sums(logits: Tensor, voxels: Tensor) -> LevelSums:
+def make_empty_sums(logits: Tensor, terms: Tensor) -> LevelSums:
     """Return sums of nothing, for adding to."""
     dice = logits.new_zeros((3, *logits.shape[:2]), dtype=choose_sum_dtype(logits.device))
-    return LevelSums(dice, dice.new_zeros(()), voxels)
+    return LevelSums(dice, dice.new_zeros(()), terms)
 
 
 def make_empty_gradient(logits: Tensor) -> Tensor:
@@ -94,3 +98,13 @@ def split_chunks(logits: Tensor) -> Iterator[Chunk]:
     for row in range(0, samples, rows):
         for start in range(0, voxels, step):
             yield slice(row, row + rows), slice(start, start + step)
+
+
+def choose_rows(marked: Tensor | None, rows: slice) -> Tensor | None:
+    """Return the marks of some samples."""
+    return None if marked is None else marked[rows]
+
+
+def hide_unmarked(logits: Tensor, marked: Tensor | None) -> Tensor:
+    """Return `(b, label, voxel)` with -inf where a label is not marked: its probability is 0, its gradient too."""
+    return logits if marked is None else logits.masked_fill(~marked.unsqueeze(2), -torch.inf)

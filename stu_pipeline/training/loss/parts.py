@@ -18,17 +18,18 @@ class BatchCounts:
 
     samples: Tensor
     """`()`"""
-    voxels: Tensor
-    """`(level,)`: voxels whose label is not ignored, of every level that counts."""
+    terms: Tensor
+    """`(level,)`: what the mean of the cross-entropy divides by, of every level that counts."""
+    marking: Tensor
+    """`(label,)`: samples in which a label is marked; `(0,)` where all labels are marked in all of them."""
 
     def __add__(self, other: BatchCounts) -> BatchCounts:
         """Return the counts of both parts together."""
-        return BatchCounts(self.samples + other.samples, self.voxels + other.voxels)
+        return BatchCounts(self.samples + other.samples, self.terms + other.terms, self.marking + other.marking)
 
     def sum_over_ranks(self, reduce: Reduce) -> BatchCounts:
         """Return the counts of all ranks together, in one call of `reduce`."""
-        samples, voxels = _reduce_at_once([self.samples, self.voxels], reduce)
-        return BatchCounts(samples, voxels)
+        return BatchCounts(*_reduce_at_once([self.samples, self.terms, self.marking], reduce))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,14 +71,14 @@ def find_whole(counts: BatchCounts, dice: DiceSums | None, whole: WholeBatch) ->
     """
     if dice is not None and whole.is_dice_per_part:
         return find_whole(counts, None, whole)[0], dice
-    missing = [] if whole.counts else [counts.samples, counts.voxels]
+    missing = [] if whole.counts else [counts.samples, counts.terms, counts.marking]
     if dice is not None and whole.dice is None:
         if whole.reduce is None and whole.counts is not None:
             raise ValueError("batch Dice of a batch in parts needs the Dice sums of the whole batch")
         missing.append(dice.values)
     if whole.reduce is not None and missing:
         missing = _reduce_at_once(missing, whole.reduce)
-    known = whole.counts or BatchCounts(missing[0], missing[1])
+    known = whole.counts or BatchCounts(*missing[:3])
     if dice is None:
         return known, None
     return known, whole.dice or DiceSums(missing[-1])

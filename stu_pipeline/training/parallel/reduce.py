@@ -5,6 +5,7 @@ All ranks must call the same functions in the same order; a rank that does not l
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -27,6 +28,11 @@ _host = _HostGroup()
 def count_ranks() -> int:
     """Count the ranks that train together; 1 outside `open_ranks`."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def is_main_rank() -> bool:
+    """Tell whether this is the first rank; a process alone is."""
+    return count_ranks() == 1 or distributed.get_rank() == 0
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
@@ -56,6 +62,17 @@ def share_from_main(value: Value) -> Value:
     distributed.broadcast_object_list(values, src=0, group=_host.group)
     shared: Value = values[0]
     return shared
+
+
+def broadcast_from_main(tensors: Iterable[torch.Tensor]) -> None:
+    """Overwrite tensors with what rank 0 has in them, on every rank; they are alike in shape, type and device."""
+    if count_ranks() == 1:
+        return
+    for tensor in tensors:
+        whole = tensor.detach().contiguous()
+        distributed.broadcast(whole, src=0)
+        with torch.no_grad():
+            tensor.copy_(whole)
 
 
 def wait_for_ranks() -> None:

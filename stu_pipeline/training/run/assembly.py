@@ -9,6 +9,7 @@ from typing import Any
 
 from stu_pipeline.datasets.laterality import Mirroring
 from stu_pipeline.log import Listener
+from stu_pipeline.nnunet.marked_outputs import find_trainer_marks
 from stu_pipeline.nnunet.patch_geometry import PatchGeometry, describe_patches
 from stu_pipeline.nnunet.trainer import nnUNetTrainer
 from stu_pipeline.plan_execution import Execution
@@ -21,6 +22,7 @@ from stu_pipeline.training.loop.layout import LAYOUTS
 from stu_pipeline.training.loop.loop import BatchSource, LoopParts
 from stu_pipeline.training.loop.memory_relief import MemoryRelief
 from stu_pipeline.training.loop.step import TrainingStep
+from stu_pipeline.training.loss.marks import SampleMarks
 from stu_pipeline.training.loss.segmentation import SegmentationLoss, build_loss
 from stu_pipeline.training.parallel.ranks import Ranks
 from stu_pipeline.training.parallel.shares import BatchRule, list_slots
@@ -42,10 +44,16 @@ class Assembly:
     num_workers: int
     execution: Execution
     note_execution: Callable[[Execution], None]
+    adjust_gradients: Callable[[], None] | None = None
+    """See `TrainingStep`."""
 
 
 def assemble(assembly: Assembly) -> LoopParts:
-    """Build the parts of a loop around an opened trainer, whose network may be compiled and wrapped."""
+    """Build the parts of a loop around an opened trainer, whose network may be compiled and wrapped.
+
+    Raises:
+        DataError: the dataset's table of partial labels does not fit the cases, the labels or the mirroring.
+    """
     trainer, ranks, rule = assembly.trainer, assembly.ranks, assembly.batch_rule
     settings = trainer.settings
     relief = MemoryRelief(
@@ -56,11 +64,14 @@ def assemble(assembly: Assembly) -> LoopParts:
         listen=assembly.listen,
         note_change=assembly.note_execution,
     )
+    marked = find_trainer_marks(trainer)
     step = build_step(
         trainer,
         assembly.execution,
         world_size=ranks.world_size,
         largest_share=-(-rule.batch // ranks.world_size),
+        sample_marks=None if marked is None else SampleMarks(marked, trainer.device),
+        adjust_gradients=assembly.adjust_gradients,
     )
     opener = _Opener(assembly, make_augmentation(describe_patches(trainer), trainer.mirroring, settings.augment))
     return LoopParts(
@@ -80,7 +91,13 @@ def assemble(assembly: Assembly) -> LoopParts:
 
 
 def build_step(
-    trainer: nnUNetTrainer, execution: Execution, *, world_size: int = 1, largest_share: int = 1
+    trainer: nnUNetTrainer,
+    execution: Execution,
+    *,
+    world_size: int = 1,
+    largest_share: int = 1,
+    sample_marks: SampleMarks | None = None,
+    adjust_gradients: Callable[[], None] | None = None,
 ) -> TrainingStep:
     """Build the step of an opened trainer: its network, optimizer, loss, precision and layout.
 
@@ -89,6 +106,8 @@ def build_step(
         execution: how the step runs.
         world_size: ranks that train together.
         largest_share: samples of a step on the rank that has most.
+        sample_marks: see `TrainingStep`.
+        adjust_gradients: see `TrainingStep`.
     """
     settings = trainer.settings
     return TrainingStep(
@@ -102,6 +121,8 @@ def build_step(
         largest_share=largest_share,
         memory_format=LAYOUTS[settings.memory_layout],
         is_dice_per_part=execution.batch_dice_scope == "micro-batch",
+        sample_marks=sample_marks,
+        adjust_gradients=adjust_gradients,
     )
 
 

@@ -9,100 +9,58 @@ import functools
 
 import torch
 
-from stu_pipeline.errors import MemoryLimitError, StoppedError, StuError, UsageError
-from stu_pipeline.host import count_usable_cores
+from stu_pipeline.errors import MemoryLimitError, StoppedError, StuError
 from stu_pipeline.log import Listener, Notice
 from stu_pipeline.nnunet.checkpoint import read_checkpoint
 from stu_pipeline.nnunet.environment import engine_environment
 from stu_pipeline.nnunet.memory_meter import is_device_gone, is_out_of_memory
 from stu_pipeline.nnunet.output import engine_output
-from stu_pipeline.nnunet.session import choose_precision
 from stu_pipeline.nnunet.trainer import StopTrainingError, nnUNetTrainer
 from stu_pipeline.nnunet.validation import validate_fold
 from stu_pipeline.plan_execution import Execution
-from stu_pipeline.storage import read_json
+from stu_pipeline.training.finetuning.beginning import find_tuning, open_steering
+from stu_pipeline.training.finetuning.origin import Origin
 from stu_pipeline.training.loop.control import RunControl
 from stu_pipeline.training.loop.loop import TrainingLoop
 from stu_pipeline.training.loop.position import Position
 from stu_pipeline.training.parallel.ranks import Ranks, open_ranks
-from stu_pipeline.training.parallel.reduce import share_from_main, wait_for_ranks
-from stu_pipeline.training.parallel.shares import choose_batch_rule, take_share
+from stu_pipeline.training.parallel.reduce import wait_for_ranks
+from stu_pipeline.training.parallel.shares import take_share
 from stu_pipeline.training.run.assembly import Assembly, assemble
 from stu_pipeline.training.run.job import Job
 from stu_pipeline.training.run.opening import Run, open_run_trainer, open_whole_trainer
+from stu_pipeline.training.run.preparing import choose_num_workers, prepare_run
 from stu_pipeline.training.run.record import RunRecord
-from stu_pipeline.training.run.same_run import require_same_run
-from stu_pipeline.training.run.settings import choose_settings
-from stu_pipeline.training.run.signals import SignalFlags, catch_signals
+from stu_pipeline.training.run.signals import catch_signals
 from stu_pipeline.training.run.space import require_checkpoint_space
-from stu_pipeline.training.run.start import choose_start, drop_outlived, drop_replaced, set_aside
+from stu_pipeline.training.run.start import drop_outlived, drop_replaced, set_aside
 from stu_pipeline.training.story.progress import RunStory
 from stu_pipeline.training.story.trackers import open_trackers
 
-_MAX_LOADER_WORKERS = 12
 
-
-def run_fold(job: Job, device: torch.device, ranks: Ranks, listen: Listener) -> None:
+def run_fold(job: Job, device: torch.device, ranks: Ranks, listen: Listener, *, origin: Origin | None = None) -> None:
     """Train and validate a fold, alone or together with other ranks.
+
+    Args:
+        job: the fold.
+        device: `cuda` without an index, or the CPU.
+        ranks: who this process is.
+        listen: gets the events; only the first rank's should.
+        origin: weights that a new run begins with; the first rank's counts.
 
     Raises:
         StuError: as `train` says.
     """
-    num_workers = _choose_num_workers(job.config.num_workers, ranks)
+    num_workers = choose_num_workers(job.config.num_workers, ranks)
     with (
         catch_signals() as flags,
         open_ranks(ranks, device) as own_device,
         engine_environment(job.dataset.workspace, num_workers=num_workers),
         engine_output(job.paths.log if ranks.is_main else None),
     ):
-        run = _prepare(job, own_device, ranks, listen, flags=flags, num_workers=num_workers)
+        run = prepare_run(job, own_device, ranks, listen, flags=flags, num_workers=num_workers, origin=origin)
         with _open_story(run) as story:
             _run(dataclasses.replace(run, listen=_tell_both(run.listen, story)), story)
-
-
-def _choose_num_workers(wanted: int | None, ranks: Ranks) -> int:
-    if wanted is not None:
-        return wanted
-    # Ranks of one node share its cores; one is left for the process that trains.
-    return min(_MAX_LOADER_WORKERS, max(1, count_usable_cores() // ranks.local_world_size - 1))
-
-
-def _prepare(
-    job: Job, device: torch.device, ranks: Ranks, listen: Listener, *, flags: SignalFlags, num_workers: int
-) -> Run:
-    resume = choose_start(job.config, job.paths, listen)
-    if resume is not None:
-        require_same_run(
-            resume.checkpoint,
-            job.plan.raw,
-            read_json(job.dataset.preprocessed_dataset_json),
-            configuration=job.configuration,
-            fold=job.config.fold,
-            where=job.paths.folder,
-        )
-    planned = job.plan.configuration(job.configuration)
-    precision = choose_precision(job.config.precision, device, smallest_map_voxels=planned.smallest_map_voxels)
-    # The seed may be drawn here: every rank takes the first one's.
-    settings = share_from_main(choose_settings(job.config, resume.settings if resume else {}, precision=precision))
-    if settings.augment == "cpu" and not ranks.is_alone:
-        raise UsageError("nnU-Net's own loader serves one process, not several", hint="leave out --augment cpu")
-    rule = choose_batch_rule(
-        planned.batch_size,
-        ranks.world_size,
-        lr_given=job.config.learning_rate is not None,
-        num_epochs=settings.num_epochs,
-    )
-    return Run(
-        job=job,
-        ranks=ranks,
-        device=device,
-        listen=listen,
-        settings=settings,
-        resume=resume,
-        rule=rule,
-        flags=flags,
-        num_workers=num_workers,
-    )
 
 
 def _open_story(run: Run) -> contextlib.AbstractContextManager[RunStory | None]:
@@ -198,11 +156,20 @@ def _train(trainer: nnUNetTrainer, run: Run) -> None:
     if run.ranks.is_main:
         _record_start(trainer, run, record, execution)
         num_parameters = sum(weight.numel() for weight in trainer.bare_network.parameters())
-        require_checkpoint_space(paths, num_parameters, keeps_average=run.settings.ema_decay is not None)
+        tuning = find_tuning(trainer.start)
+        require_checkpoint_space(
+            paths,
+            num_parameters,
+            keeps_average=run.settings.ema_decay is not None,
+            keeps_start=tuning is not None and tuning.pulls,
+        )
         drop_replaced(paths, is_new=resume is None)
         if resume is not None:
             set_aside(resume)
     wait_for_ranks()
+    steering = open_steering(trainer, is_new=resume is None)
+    if run.ranks.is_main:
+        record.note_start(trainer.start)
     parts = assemble(
         Assembly(
             trainer=trainer,
@@ -213,8 +180,10 @@ def _train(trainer: nnUNetTrainer, run: Run) -> None:
             num_workers=run.num_workers,
             execution=execution,
             note_execution=record.note_execution,
+            adjust_gradients=None if steering is None else steering.adjust_gradients,
         )
     )
+    parts = dataclasses.replace(parts, steering=steering)
     if parts.average is not None and resume is not None and resume.average is not None:
         parts.average.load_state_dict(resume.average)
     position = resume.position if resume is not None else Position()

@@ -10,11 +10,14 @@ import torch
 from stu_pipeline.datasets.laterality import Mirroring
 from stu_pipeline.errors import UsageError
 from stu_pipeline.log import Listener, Notice
+from stu_pipeline.nnunet.marked_outputs import find_trainer_marks
 from stu_pipeline.nnunet.optimizer import build_optimizer
 from stu_pipeline.nnunet.session import open_trainer
 from stu_pipeline.nnunet.settings import TrainerSettings
 from stu_pipeline.nnunet.trainer import nnUNetTrainer
 from stu_pipeline.storage import read_json
+from stu_pipeline.training.finetuning.beginning import begin_with_origin, find_tuning, group_weights
+from stu_pipeline.training.finetuning.origin import Origin
 from stu_pipeline.training.loop.compilation import choose_compilation, compile_network
 from stu_pipeline.training.loop.layout import apply_layout, choose_layout
 from stu_pipeline.training.parallel.ranks import Ranks
@@ -41,18 +44,24 @@ class Run:
     rule: BatchRule
     flags: SignalFlags
     num_workers: int
+    origin: Origin | None = None
+    """Weights to begin with; on rank 0 alone."""
 
 
 def open_run_trainer(run: Run) -> nnUNetTrainer:
     """Build the trainer of a run, with the weights of its checkpoint.
 
     Raises:
+        DataError: the table of partial labels does not fit the dataset.
         ModelError: the network cannot be built, or the checkpoint does not fit it.
         UsageError: the axes to mirror make no sense.
     """
     job = run.job
     trainer = _open_bare(run)
     trainer.mirroring = _choose_mirroring(trainer, run)
+    # The loss asks again; here a table that does not fit is refused before anything of an older run is dropped.
+    find_trainer_marks(trainer)
+    _begin(trainer, run)
     _choose_layout(trainer, run)
     idle = find_idle_parameters(trainer.network, trainer.list_level_weights())
     if job.config.shard:
@@ -88,12 +97,26 @@ def _open_bare(run: Run) -> nnUNetTrainer:
     )
 
 
+def _begin(trainer: nnUNetTrainer, run: Run) -> None:
+    """Say what the training began with; a new one gets the weights it begins with."""
+    if run.resume is not None:
+        trainer.start = run.resume.start
+    elif run.settings.pretrained is not None:
+        begin_with_origin(trainer, run.origin, run.listen)
+    group_weights(trainer)
+
+
 def _shard(trainer: nnUNetTrainer, run: Run, idle: list[str]) -> None:
     """Spread weights and momentum over the ranks, in place."""
     if run.ranks.is_alone:
         raise UsageError("--shard spreads a network over several processes, here is one", hint="add --gpus N")
     if run.settings.precision == "fp16" or run.settings.ema_decay is not None:
         raise UsageError("--shard knows neither fp16 nor --ema", hint="use --precision bf16, and leave out --ema")
+    tuning = find_tuning(trainer.start)
+    if tuning is not None and not tuning.is_plain:
+        raise UsageError(
+            f"--shard knows no recipe whose weights move apart, got '{run.settings.recipe}'", hint="--recipe warmup"
+        )
     require_even_shares(run.rule.batch, run.ranks.world_size)
     trainer.network = shard_network(trainer.network, run.ranks, run.device, idle=idle)
     trainer.optimizer = build_optimizer(

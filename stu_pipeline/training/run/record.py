@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from stu_pipeline.nnunet.settings import TrainerSettings
@@ -11,6 +12,7 @@ from stu_pipeline.storage import read_json, write_json
 from stu_pipeline.training.parallel.shares import BatchRule
 from stu_pipeline.training.run.job import Job
 from stu_pipeline.training.run.state import ResumePoint
+from stu_pipeline.workspace import RunPaths
 
 
 class RunRecord:
@@ -46,6 +48,11 @@ class RunRecord:
             **facts,
         )
 
+    def note_start(self, start: Mapping[str, Any]) -> None:
+        """Put down what the training began with."""
+        record = read_json(self._job.paths.record)
+        write_json(self._job.paths.record, {**record, **describe_origin(start)})
+
     def note_execution(self, execution: Execution) -> None:
         """Put down that steps run in another way from now on."""
         record = read_json(self._job.paths.record)
@@ -69,6 +76,29 @@ class RunRecord:
             + describe_step(execution)
             + ("" if rule.batch == execution["effective_batch"] else f"; {rule.sentence}")
         )
+
+
+def describe_origin(start: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `run.json` says of the start: its kind, and the weights with the table of what was loaded."""
+    if start["kind"] != "pretrained":
+        return {"start": start["kind"], "pretrained": None}
+    groups = [
+        {**group, "parameters": len(group["parameters"])} for group in (start.get("tuning") or {}).get("groups", [])
+    ]
+    known = {name: value for name, value in start.items() if name not in ("kind", "tuning")}
+    return {"start": start["kind"], "pretrained": {**known, "groups": groups}}
+
+
+def read_start(paths: RunPaths) -> dict[str, Any]:
+    """Read what a finished fold began with, from `run.json`; kind `unknown` where it has none.
+
+    Raises:
+        DataError: `run.json` is damaged.
+    """
+    if not paths.record.is_file():
+        return {"kind": "unknown"}
+    record = read_json(paths.record)
+    return {"kind": record.get("start", "scratch"), **(record.get("pretrained") or {})}
 
 
 def describe_step(execution: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 def find_plan(dataset: DatasetPaths, config: TrainConfig) -> PlanFile:
     """Find the plan to train: by name, by scale, or the only one there is.
 
+    A training that begins with weights takes the plan that was made for them, where there is one; one from scratch
+    takes a plan that was made for none.
+
     Raises:
         ModelError: it does not exist.
         UsageError: there are several and none was chosen.
@@ -26,14 +30,49 @@ def find_plan(dataset: DatasetPaths, config: TrainConfig) -> PlanFile:
 
     if config.plan_name is not None:
         return read_plan_file(dataset.plan_file(config.plan_name))
-    if config.scale not in (None, "auto"):
-        return read_plan_file(dataset.plan_file(SCALES[parse_scale(str(config.scale))].plan_name))
+    scale = None if config.scale in (None, "auto") else parse_scale(str(config.scale))
+    usual = dataset.plan_file(SCALES[scale or "B"].plan_name)
+    if scale is not None and config.pretrained is None and usual.is_file():
+        return read_plan_file(usual)
     names = [name for name in list_plan_names(dataset.preprocessed) if name.startswith("stu")]
-    if len(names) > 1:
+    plans = [read_plan_file(dataset.plan_file(name)) for name in names]
+    found = _choose_made_for(plans, config, scale) or _choose_by_scale(plans, scale)
+    if found is None and scale is None and len(plans) > 1:
         raise UsageError(
             f"'{dataset.name}' has several plans: {', '.join(names)}", hint="choose one with --scale or --plan"
         )
-    return read_plan_file(dataset.plan_file(names[0] if names else SCALES[parse_scale("B")].plan_name))
+    return found or read_plan_file(usual)
+
+
+def _choose_made_for(plans: Sequence[PlanFile], config: TrainConfig, scale: str | None) -> PlanFile | None:
+    """Return the plan that was made for the weights of `--pretrained`."""
+    if config.pretrained is None:
+        return None
+    made_for = [(plan, made) for plan in plans if (made := plan.pretrained) and scale in (None, plan.scale)]
+    if len(made_for) < 2:
+        return made_for[0][0] if made_for else None
+    from stu_pipeline.plan_pretrained import pretrained_plan_name
+    from stu_pipeline.transfer.files.reading import read_weight_file
+
+    weights = read_weight_file(config.pretrained, sidecar=config.sidecar)
+    same = [plan for plan, made in made_for if made.identity == weights.identity]
+    usual = pretrained_plan_name(weights.network.scale)
+    named = [plan for plan in same or [plan for plan, _ in made_for] if plan.name == usual]
+    return next(iter(named or same), None)
+
+
+def _choose_by_scale(plans: Sequence[PlanFile], scale: str | None) -> PlanFile | None:
+    """Return the only plan of a scale (of any, for None), not counting those made for weights where there are others.
+
+    None where there is none, or where several are left and none has the usual name.
+    """
+    from stu_pipeline.networks.scales import SCALES
+
+    fitting = [plan for plan in plans if scale in (None, plan.scale)]
+    plain = [plan for plan in fitting if plan.pretrained is None]
+    usual = [plan for plan in plain if scale is not None and plan.name == SCALES[scale].plan_name]  # type: ignore[index]
+    left = usual or plain or fitting
+    return left[0] if len(left) == 1 else None
 
 
 def require_fold(dataset: DatasetPaths, fold: int | str) -> int:

@@ -9,6 +9,7 @@ from stu_pipeline.storage import read_json
 from stu_pipeline.training.config import TrainResult
 from stu_pipeline.training.cross_validation import summarise_folds
 from stu_pipeline.training.run.job import Job
+from stu_pipeline.training.run.record import read_start
 
 
 def read_result(job: Job, *, elapsed_s: float, was_finished: bool) -> TrainResult:
@@ -21,6 +22,7 @@ def read_result(job: Job, *, elapsed_s: float, was_finished: bool) -> TrainResul
     summary = read_json(paths.validation_summary)
     names = name_labels(read_json(job.dataset.preprocessed_dataset_json)["labels"])
     record = read_json(paths.record) if paths.record.is_file() else {}
+    start = read_start(paths)
     return TrainResult(
         dataset=job.dataset.name,
         plan_name=job.plan.name,
@@ -33,6 +35,9 @@ def read_result(job: Job, *, elapsed_s: float, was_finished: bool) -> TrainResul
         dice={names.get(key, key): describe(scores["Dice"]) for key, scores in summary["mean"].items()},
         elapsed_s=elapsed_s,
         was_finished=was_finished,
+        start=str(start["kind"]),
+        pretrained=start.get("file"),
+        recipe=start.get("recipe"),
         cross_validation=None if job.config.fold == "all" else summarise_folds(job.model_folder, job.num_folds),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stu_pipeline.datasets.partial_labels import PARTIAL_LABELS_KEY
 from stu_pipeline.errors import ModelError
 from stu_pipeline.plan_architecture import resolve_configuration
 
@@ -62,6 +63,8 @@ def _describe(plan: Mapping[str, Any], dataset_json: Mapping[str, Any], configur
         "dataset": plan.get("dataset_name", _MISSING),
         "labels": _make_comparable(dataset_json.get("labels", _MISSING)),
         "channels": _make_comparable(dataset_json.get("channel_names", _MISSING)),
+        # Cases may come and go, as in any dataset; what was looked for in a source is part of the loss.
+        "marked labels": _make_comparable((dataset_json.get(PARTIAL_LABELS_KEY) or {}).get("sources", _MISSING)),
         "network": architecture.get("network_class_name", _MISSING),
         "its arguments": _make_comparable(architecture.get("arch_kwargs", _MISSING)),
         "spacing": _make_comparable(resolved.get("spacing", _MISSING)),

@@ -12,6 +12,8 @@ from stu_pipeline.training.config import TrainConfig
 from stu_pipeline.training.run.state import NUM_OLDER, ResumePoint, find_resume_point, is_trained
 from stu_pipeline.workspace import RunPaths
 
+STARTING_WEIGHTS = "starting_weights.safetensors"
+"""What a run began with, where its recipe pulls to it."""
 _DAMAGED = ".damaged"
 
 
@@ -63,6 +65,7 @@ def drop_replaced(paths: RunPaths, *, is_new: bool) -> None:
             *_list_newest(paths),
             paths.checkpoint("best"),
             paths.checkpoint("ema"),
+            paths.folder / STARTING_WEIGHTS,
         ):
             path.unlink(missing_ok=True)
 

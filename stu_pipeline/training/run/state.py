@@ -59,6 +59,11 @@ class ResumePoint:
         return self._own.get("mirroring")
 
     @property
+    def start(self) -> dict[str, Any]:
+        """What the training began with; of kind `unknown` where stock nnU-Net wrote the checkpoint."""
+        return dict(self._own.get("start") or {"kind": "scratch" if self._own else "unknown"})
+
+    @property
     def has_momentum(self) -> bool:
         """Whether the optimizer's state is there: not in a `best` of ours."""
         return bool(self.checkpoint["optimizer_state"]["state"])

@@ -1,7 +1,7 @@
 import pytest
 
 from stu_pipeline.errors import DataError
-from stu_pipeline.evaluation.labels import find_dataset_json, label_values, read_labels
+from stu_pipeline.evaluation.labels import find_prediction_labels, find_reference_labels, label_values, read_labels
 from tests.synthetic import write_dataset_json
 
 
@@ -57,12 +57,14 @@ def test_values_found_are_named_after_themselves():
     assert [(label.key, label.name) for label in labels.labels] == [("2", "label 2"), ("5", "label 5")]
 
 
-def test_the_predictors_dataset_json_wins_over_the_references(tmp_path):
+def test_each_side_has_the_dataset_json_of_its_own_folder(tmp_path):
     reference, prediction = tmp_path / "raw" / "labelsTr", tmp_path / "pred"
     reference.mkdir(parents=True)
     prediction.mkdir()
-    assert find_dataset_json(reference=reference, prediction=prediction) is None
+    assert find_reference_labels(reference) is None and find_prediction_labels(prediction) is None
+    inside = write_dataset_json(reference, labels={})
+    assert find_reference_labels(reference) == inside
     beside = write_dataset_json(tmp_path / "raw", labels={})
-    assert find_dataset_json(reference=reference, prediction=prediction) == beside
-    inside = write_dataset_json(prediction, labels={})
-    assert find_dataset_json(reference=reference / "a.nii.gz", prediction=prediction / "a.nii.gz") == inside
+    assert find_reference_labels(reference) == beside == find_reference_labels(reference / "a.nii.gz")
+    predicted = write_dataset_json(prediction, labels={})
+    assert find_prediction_labels(prediction) == predicted == find_prediction_labels(prediction / "a.nii.gz")

@@ -153,6 +153,52 @@ def test_identity_follows_the_content_and_not_the_name(tmp_path: Path):
     assert identify_checkpoint(first) != identify_checkpoint(other)
 
 
+@pytest.mark.parametrize("value", [{1, 2}, bytearray(3), torch.zeros(2).to_sparse()])
+def test_what_torch_would_allow_and_no_checkpoint_needs_is_refused(tmp_path: Path, value: object):
+    path = write_plain(tmp_path / "checkpoint_final.pth", more=value)
+    assert torch.load(path, weights_only=True)["more"] is not None
+    with pytest.raises(ModelError, match="more than weights and plain values"):
+        read_checkpoint(path)
+
+
+def test_numpy_arrays_become_lists(tmp_path: Path):
+    checkpoint = read_checkpoint(write_plain(tmp_path / "checkpoint_final.pth", more=np.arange(4.0).reshape(2, 2)))
+    assert checkpoint["more"] == [[0.0, 1.0], [2.0, 3.0]]
+
+
+def test_an_archive_that_torch_would_not_write_is_refused(tmp_path: Path):
+    path = write_plain(tmp_path / "checkpoint_final.pth")
+    sound = path.read_bytes()
+    path.write_bytes(b"#!/bin/sh\n" + sound)
+    with pytest.raises(ModelError, match="something is before the archive"):
+        read_checkpoint(path)
+    path.write_bytes(sound)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("other/data.pkl", b"\x80\x02N.")
+    with pytest.raises(ModelError, match="it has 2 files"):
+        read_checkpoint(path)
+    data = bytearray(sound)
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match="it is encrypted"):
+        read_checkpoint(path)
+
+
+def test_members_that_lie_over_one_another_are_refused(tmp_path: Path):
+    path = tmp_path / "checkpoint_final.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02N.")
+        archive.writestr("archive/data/0", b"\0" * 1000)
+        first = archive.filelist[1]
+        for number in range(1, 50):
+            again = zipfile.ZipInfo(f"archive/data/{number}")
+            archive.filelist.append(again)
+            again.header_offset, again.CRC = first.header_offset, first.CRC
+            again.file_size = again.compress_size = first.file_size
+    with pytest.raises(ModelError, match="longer than the file"):
+        read_checkpoint(path)
+
+
 def rewrite(path: Path, change) -> None:
     """Change the pickle inside a checkpoint, with right checksums."""
     with zipfile.ZipFile(path) as archive:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from stu_pipeline.knowledge import find_knowledge_folder
 from stu_pipeline.planfile import preprocessing_settings
 from stu_pipeline.planning.data_identifier import choose_data_identifier
-from stu_pipeline.planning.knowledge import find_knowledge_folder
 from stu_pipeline.storage import write_json
 from stu_pipeline.workspace import DatasetPaths, Workspace
 
@@ -87,3 +87,11 @@ def test_an_existing_plan_keeps_its_identifier_while_the_settings_agree(
     assert choose(dataset, plan, existing=existing) == "stuLPlans_3d_fullres"
     existing["configurations"]["3d_fullres"]["spacing"] = [9.0, 9.0, 9.0]
     assert choose(dataset, plan, existing=existing) == "nnUNetPlans_3d_fullres"
+
+
+def test_voxels_that_are_not_nnunets_do_not_take_its_name_first(dataset: DatasetPaths, plan: dict[str, Any]) -> None:
+    assert choose(dataset, plan, is_default=False) == "stuLPlans_3d_fullres"
+    # Where they are there already, they are shared all the same.
+    settings = preprocessing_settings(plan, "3d_fullres")
+    write_json(dataset.manifest("nnUNetPlans_3d_fullres"), {"schema": 1, "settings": settings, "cases": {}})
+    assert choose(dataset, plan, is_default=False) == "nnUNetPlans_3d_fullres"

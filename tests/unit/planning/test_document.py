@@ -6,6 +6,7 @@ import copy
 import json
 from typing import Any
 
+from stu_pipeline.knowledge import find_knowledge_folder
 from stu_pipeline.planning.document import (
     build_plan,
     fit_cascades,
@@ -15,7 +16,6 @@ from stu_pipeline.planning.document import (
     read_demands,
 )
 from stu_pipeline.planning.fit import fit_configuration
-from stu_pipeline.planning.knowledge import find_knowledge_folder
 from stu_pipeline.planning.memory import read_memory_model
 
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from stu_pipeline.knowledge import read_knowledge
 from stu_pipeline.planning.host_memory import (
     CaseSizes,
     count_tiles,
@@ -14,7 +15,6 @@ from stu_pipeline.planning.host_memory import (
     forecast_prediction_ram_gib,
     forecast_training_ram_gib,
 )
-from stu_pipeline.planning.knowledge import read_knowledge
 from stu_pipeline.preprocessed_size import count_case_voxels, forecast_preprocessed_gib
 
 HOST = read_knowledge("host.json")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
+from stu_pipeline.knowledge import read_knowledge
 from stu_pipeline.networks.cost import count_feature_map_elements, count_parameters
 from stu_pipeline.networks.scales import SCALES
-from stu_pipeline.planning.knowledge import read_knowledge
 from stu_pipeline.planning.memory import MemoryTerms, count_elements, read_memory_model
 
 BYTES_PER_GB = 1e9

@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 
 from stu_pipeline.cli.console import Console
 from stu_pipeline.cli.plan import name_next_command, plan_command, show_plan
-from stu_pipeline.errors import UsageError
+from stu_pipeline.cli.plan_options import parse_axes, parse_patch
+from stu_pipeline.errors import ModelError, UsageError
 from stu_pipeline.plan_execution import Execution
+from stu_pipeline.plan_pretrained import PretrainedStart
 from stu_pipeline.planning.config import ConfigurationForecast, PlanConfig, PlanResult
 from stu_pipeline.planning.scale_choice import ScaleChoice, ScaleRow
 
@@ -143,11 +145,92 @@ def test_the_next_command_fits_what_was_done(config: PlanConfig, expected: str) 
     assert name_next_command(config, RESULT) == expected
 
 
+START = PretrainedStart(
+    file="small.model",
+    identity="a",
+    scale="S",
+    num_axes=3,
+    num_input_channels=1,
+    strides=((1, 1, 1), *((2, 2, 2),) * 4, (1, 1, 2)),
+    spacing_mm=(1.5, 1.5, 1.5),
+    normalization_schemes=("ZScoreNormalization",),
+    source="side-car 'small.model.pkl'",
+)
+
+
+def test_weights_and_what_is_known_of_them_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    show_plan(Console(), replace(RESULT, pretrained=START))
+    text = capsys.readouterr().out
+    assert "weights: small.model, scale S, known from side-car 'small.model.pkl'" in text
+    assert "spacing 1.5 x 1.5 x 1.5 mm, patch unknown, strides 2x2x2 2x2x2 2x2x2 2x2x2 1x1x2" in text
+    assert "not taken: planned for this dataset" in text
+    show_plan(Console(), replace(RESULT, pretrained=replace(START, takes_geometry=True)))
+    assert "their spacing, patch and strides are taken" in capsys.readouterr().out
+
+
+def test_the_next_command_names_the_weights_and_the_plan_made_for_them(tmp_path: Path) -> None:
+    weights = tmp_path / "my weights.model"
+    weights.touch()
+    result = replace(RESULT, plan_name="stuSPretrainedPlans", pretrained=START)
+    config = PlanConfig(dataset="4", pretrained=weights, keep_geometry=True, patch_voxels=())
+    chosen = f"--plan stuSPretrainedPlans --pretrained '{weights}'"
+    assert name_next_command(config, result) == f"stu train 4 {chosen} --fold 0"
+    again = name_next_command(replace(config, dry_run=True), result)
+    assert again == f"stu plan 4 --gpu-memory 8 --pretrained '{weights}' --patch auto --pretrained-geometry"
+    continued = PlanConfig(dataset="4", plan_name="stuSPretrainedPlans")
+    assert name_next_command(continued, result) == (
+        "stu train 4 --plan stuSPretrainedPlans --pretrained small.model --fold 0"
+    )
+
+
+def test_the_next_command_names_the_union_and_a_dry_run_names_its_sources() -> None:
+    config = PlanConfig(union=("101", "117:0"), dataset_name="Both", spacing_mm=(1.5, 1.5, 1.5))
+    assert name_next_command(config, RESULT) == "stu train Dataset901_Tiny --scale S --fold 0"
+    assert name_next_command(replace(config, dry_run=True), RESULT) == (
+        "stu plan 101 117:0 --scale S --gpu-memory 8 --spacing 1.5,1.5,1.5 --dataset-name Both --union"
+    )
+
+
+def test_several_datasets_without_union_are_a_usage_error() -> None:
+    outcome = invoke("4", "9")
+    assert isinstance(outcome.exception, UsageError)
+    assert "2 datasets are given" in str(outcome.exception) and "--union" in outcome.exception.hint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("4", "--spacing", "1,a,1"), "--spacing must be numbers"),
+        (("4", "--spacing", "1"), "spacing must be two or three positive numbers"),
+        (("4", "--patch", "64.5,64,64"), "--patch must be whole voxels"),
+        (("4", "--patch", "inf,64,64"), "patch must be two or three positive numbers"),
+        (("--union",), "no dataset given"),
+        (("4", "--union-labels", "x.json"), "are for a union"),
+    ],
+)
+def test_flags_that_make_no_sense_are_usage_errors(arguments: tuple[str, ...], expected: str) -> None:
+    outcome = invoke(*arguments)
+    assert isinstance(outcome.exception, UsageError)
+    assert expected in str(outcome.exception)
+
+
+def test_axes_are_read_with_commas_and_auto_is_empty() -> None:
+    assert parse_axes("1.5, 1.5,1.5", "--spacing") == (1.5, 1.5, 1.5)
+    assert (parse_axes("AUTO", "--spacing"), parse_axes(None, "--spacing")) == ((), None)
+    assert (parse_patch("128,96,96"), parse_patch("auto"), parse_patch(None)) == ((128, 96, 96), (), None)
+
+
+def test_missing_weights_are_a_model_error() -> None:
+    outcome = invoke("4", "--pretrained", "nowhere.model")
+    assert isinstance(outcome.exception, ModelError)
+    assert outcome.exception.exit_code == 4
+
+
 def test_help_shows_examples() -> None:
     outcome = invoke("--help")
     assert outcome.exit_code == 0
     assert "stu plan 4 --scale L --gpu-memory 24 --dry-run" in outcome.stdout
-    assert outcome.stdout.count("\n  stu plan ") == 3
+    assert outcome.stdout.count("\n  stu plan ") == 5
 
 
 def test_an_unknown_scale_is_a_usage_error() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stu_pipeline.errors import ModelError, UsageError
+from stu_pipeline.knowledge import find_knowledge_folder
 from stu_pipeline.plan_execution import Execution
 from stu_pipeline.planfile import (
     list_plan_names,
@@ -19,7 +20,6 @@ from stu_pipeline.planfile import (
     read_plan_file,
     write_plan_file,
 )
-from stu_pipeline.planning.knowledge import find_knowledge_folder
 
 REFERENCE = find_knowledge_folder() / "reference"
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from stu_pipeline.knowledge import find_knowledge_folder
 from stu_pipeline.networks.cost import count_multiply_adds, count_parameters
 from stu_pipeline.networks.scales import SCALES
 from stu_pipeline.planning import memory as memory_module
-from stu_pipeline.planning.knowledge import find_knowledge_folder
 from stu_pipeline.planning.memory import MemoryModel, count_elements, parse_memory_model, read_memory_model
 from stu_pipeline.planning.refit import MIN_ROWS, build_measured_document, refit_memory, refit_time, select_rows
 from stu_pipeline.planning.step_time import parse_time_model, read_time_model
@@ -133,7 +133,7 @@ def test_what_is_measured_replaces_what_was_fitted(
     for name in ("memory.json", "time.json"):
         write_json(tmp_path / name, read_json(find_knowledge_folder() / name))
     write_json(tmp_path / memory_module.MEASURED_NAME, document)
-    monkeypatch.setattr("stu_pipeline.planning.knowledge.find_knowledge_folder", lambda: tmp_path)
+    monkeypatch.setattr("stu_pipeline.knowledge.find_knowledge_folder", lambda: tmp_path)
     model, time = read_memory_model(), read_time_model()
     assert model.provenance == "measured"
     assert model.bytes_per_element["bf16"] == pytest.approx(4.2, rel=1e-3)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from stu_pipeline.errors import MemoryLimitError
+from stu_pipeline.knowledge import read_knowledge
 from stu_pipeline.networks.scales import Scale
+from stu_pipeline.plan_pretrained import PretrainedStart
 from stu_pipeline.planning.fit import Demand
-from stu_pipeline.planning.knowledge import read_knowledge
 from stu_pipeline.planning.memory import BYTES_PER_GIB, read_memory_model
 from stu_pipeline.planning.scale_choice import ScaleChoice, choose_scale
 
@@ -23,7 +24,7 @@ def make_choose() -> Choose:
     def choose(
         memory_gib: float,
         wanted: Scale | None = None,
-        pretrained: bool = False,
+        start: PretrainedStart | None = None,
         size: int = 128,
         batch_dice: bool = False,
     ) -> ScaleChoice:
@@ -41,9 +42,9 @@ def make_choose() -> Choose:
         return choose_scale(
             read_memory_model(),
             demand,
-            wanted=wanted,
+            wanted=wanted if start is None else start.scale,
             memory_gib=memory_gib,
-            is_pretrained=pretrained,
+            start=start,
             rules=read_knowledge("scale_choice.json"),
         )
 
@@ -51,20 +52,40 @@ def make_choose() -> Choose:
 
 
 @pytest.mark.parametrize(
-    ("memory_gib", "pretrained", "expected"),
-    [
-        (8.0, False, "S"),
-        (NINE_GB_GIB, False, "B"),
-        (80.0, False, "B"),
-        (8.0, True, "S"),
-        (11.0, True, "B"),
-        (24.0, True, "B"),
-        (27e9 / BYTES_PER_GIB, True, "L"),
-        (140.0, True, "L"),
-    ],
+    ("memory_gib", "expected"),
+    [(8.0, "S"), (NINE_GB_GIB, "B"), (80.0, "B")],
 )
-def test_auto_follows_the_rule(choose: Choose, memory_gib: float, pretrained: bool, expected: str) -> None:
-    assert choose(memory_gib, pretrained=pretrained).scale == expected
+def test_auto_follows_the_rule(choose: Choose, memory_gib: float, expected: str) -> None:
+    assert choose(memory_gib).scale == expected
+
+
+def describe_start(scale: Scale) -> PretrainedStart:
+    return PretrainedStart(file="weights.model", identity="a", scale=scale, num_axes=3, num_input_channels=1)
+
+
+@pytest.mark.parametrize("scale", ["S", "B", "L"])
+def test_weights_decide_the_scale(choose: Choose, scale: Scale) -> None:
+    choice = choose(48.0, start=describe_start(scale))
+    assert choice.scale == scale
+    assert "is that of the pretrained weights 'weights.model'" in choice.reason
+    assert choice.alternatives[0].endswith("(with weights of that scale)")
+
+
+@pytest.mark.parametrize(
+    ("memory_gib", "scale", "usual"),
+    [(8.0, "S", None), (11.0, "S", "B"), (24.0, "L", "B"), (27e9 / BYTES_PER_GIB, "B", "L"), (140.0, "L", None)],
+)
+def test_the_scale_whose_weights_are_usual_is_named_when_these_are_of_another(
+    choose: Choose, memory_gib: float, scale: Scale, usual: Scale | None
+) -> None:
+    lines = choose(memory_gib, start=describe_start(scale)).alternatives
+    assert [line.split()[3] for line in lines if "usual start" in line] == ([] if usual is None else [usual])
+
+
+def test_weights_that_do_not_fit_are_refused_with_weights_that_would(choose: Choose) -> None:
+    with pytest.raises(MemoryLimitError, match=r"scale H needs 23\.4 GiB") as caught:
+        choose(8.0, start=describe_start("H"))
+    assert "weights of scale S" in caught.value.hint and "--scale" not in caught.value.hint
 
 
 def test_auto_accepts_micro_batches_because_the_step_is_the_same(choose: Choose) -> None:
@@ -121,7 +142,7 @@ def test_what_does_not_fit_is_shown_with_the_full_recipe(choose: Choose) -> None
 def test_the_honest_alternative_is_named_without_pretrained_weights_only(choose: Choose) -> None:
     assert any("nnUNetPlannerResEncL" in line for line in choose(24.0).alternatives)
     assert any("nnUNetPlannerResEncM" in line for line in choose(8.0).alternatives)
-    assert not any("ResEnc" in line for line in choose(24.0, pretrained=True).alternatives)
+    assert not any("ResEnc" in line for line in choose(24.0, start=describe_start("B")).alternatives)
 
 
 def test_other_fitting_scales_are_named(choose: Choose) -> None:

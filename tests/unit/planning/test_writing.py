@@ -12,7 +12,7 @@ import pytest
 from stu_pipeline.datasets.splits.choice import SplitRequest
 from stu_pipeline.datasets.splits.decision import decide_splits
 from stu_pipeline.errors import DataError, UsageError
-from stu_pipeline.planning.knowledge import find_knowledge_folder
+from stu_pipeline.knowledge import find_knowledge_folder
 from stu_pipeline.planning.writing import decide_action, find_model_folders, prepare_folder, read_existing
 from stu_pipeline.storage import write_json
 from stu_pipeline.workspace import DatasetPaths, Workspace

@@ -55,3 +55,52 @@ def test_counting_does_not_wait_for_the_device(regions):
     target = torch.zeros(1, 3 if regions else 1, 4, 4, dtype=torch.bool if regions else torch.int16)
     with RefuseWaiting():
         count_matches(torch.randn(1, 2, 4, 4), target, regions=regions, ignore_label=2)
+
+
+def make_marks(rows):
+    return torch.tensor(rows, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("ignore", [None, 3])
+def test_unmarked_labels_of_a_sample_are_neither_right_nor_wrong(ignore):
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(3, 3, 5, 6, 7, generator=generator)
+    target = torch.randint(0, 3 + (ignore is not None), (3, 1, 5, 6, 7), generator=generator, dtype=torch.int16)
+    marks = make_marks([(1, 1, 0), (1, 0, 1), (1, 1, 1)])
+    found = count_matches(logits, target, regions=False, ignore_label=ignore, marked=marks)
+    expected = torch.zeros(3, 2, dtype=torch.float64)
+    for sample in range(3):
+        alone = count_matches(
+            logits[sample : sample + 1], target[sample : sample + 1], regions=False, ignore_label=ignore
+        )
+        expected += alone * marks[sample, 1:]
+    assert torch.equal(found, expected)
+
+
+def test_a_voxel_lost_to_an_unmarked_label_is_lost():
+    logits = torch.zeros(1, 3, 2, 2)
+    logits[:, 2] = 5
+    counts = count_matches(
+        logits, torch.ones(1, 1, 2, 2), regions=False, ignore_label=None, marked=make_marks([(1, 1, 0)])
+    )
+    assert counts.tolist() == [[0, 0], [0, 0], [4, 0]]
+
+
+@pytest.mark.parametrize("has_ignore", [False, True])
+def test_unmarked_regions_of_a_sample_are_neither_right_nor_wrong(has_ignore):
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(2, 2, 5, 6, 7, generator=generator)
+    target = torch.rand(2, 2 + has_ignore, 5, 6, 7, generator=generator) < 0.4
+    marks, options = make_marks([(1, 0), (0, 1)]), {"regions": True, "ignore_label": 3 if has_ignore else None}
+    found = count_matches(logits, target, marked=marks, **options)
+    alone = [count_matches(logits[rows], target[rows], **options) for rows in (slice(0, 1), slice(1, 2))]
+    assert torch.equal(found, torch.stack([alone[0][:, 0], alone[1][:, 1]], 1))
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_counting_with_marks_does_not_wait_for_the_device(regions):
+    target = torch.zeros(1, 3 if regions else 1, 4, 4, dtype=torch.bool if regions else torch.int16)
+    with RefuseWaiting():
+        count_matches(
+            torch.randn(1, 2, 4, 4), target, regions=regions, ignore_label=2, marked=torch.ones(1, 2, dtype=torch.bool)
+        )

@@ -163,6 +163,42 @@ def test_gradients_are_clipped_once_over_all_weights():
     assert float((join(step.network.parameters()) - before).norm()) == pytest.approx(12.0, rel=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("init_scale", [None, 64.0])
+def test_gradients_are_adjusted_once_complete_unscaled_and_not_clipped(precision, init_scale):
+    network, seen = build_network(), []
+    for weight in network.parameters():
+        weight.register_hook(lambda gradient: torch.full_like(gradient, 100.0 * (init_scale or 1.0)))
+
+    def adjust():
+        weights = [weight for weight in network.parameters() if weight.grad is not None]
+        seen.append(torch.cat([weight.grad.flatten() for weight in weights]))
+        for weight in weights:
+            weight.grad.zero_()
+        weights[0].grad[0, 0, 0, 0, 0] = 8.0
+
+    scaler = None if init_scale is None else torch.amp.GradScaler("cpu", init_scale=init_scale)
+    step = build_step(
+        network, micro_batch=2, learning_rate=1.0, precision=precision, scaler=scaler, adjust_gradients=adjust
+    )
+    step.optimizer.param_groups[0].update(weight_decay=0.0, momentum=0.0, nesterov=False)
+    before = join(network.parameters())
+    assert float(step.run(make_batch(3)).is_fault) == 0
+    # Two parts: every gradient is that of both, and what was set by hand is below the limit of the norm.
+    assert len(seen) == 1 and torch.equal(seen[0], torch.full_like(seen[0], 200.0))
+    moved = join(network.parameters()) - before
+    assert float(moved.norm()) == pytest.approx(8.0, rel=1e-5) and int((moved != 0).sum()) == 1
+
+
+def test_gradients_adjusted_to_no_number_are_a_fault():
+    step = build_step(micro_batch=2)
+    weight = step.network.decoder.seg_layers[-1].weight
+    step._adjust_gradients = lambda: weight.grad.fill_(float("nan"))
+    before = join(step.network.parameters())
+    assert float(step.run(make_batch(2)).is_fault) == 1
+    assert torch.equal(before, join(step.network.parameters()))
+
+
 def test_a_scaled_loss_gives_the_same_step():
     """A real scaler on the CPU: gradients are scaled, and the optimizer undoes it after all parts are there."""
     batch = make_batch(3)

@@ -75,13 +75,13 @@ def test_counts_and_sums_are_summed_over_ranks_in_one_call_each():
         calls.append(tensor.shape)
         return tensor.mul_(2)
 
-    counts = BatchCounts(torch.tensor(2.0), torch.tensor([30.0, 4.0]))
+    counts = BatchCounts(torch.tensor(2.0), torch.tensor([30.0, 4.0]), torch.tensor([2.0, 0.0, 1.0]))
     total = counts.sum_over_ranks(double)
-    assert (total.samples, total.voxels.tolist()) == (4, [60, 8])
+    assert (total.samples, total.terms.tolist(), total.marking.tolist()) == (4, [60, 8], [4, 0, 2])
     dice = DiceSums(torch.ones(2, 3, 4))
     assert (dice.sum_over_ranks(double).values == 2).all()
     assert (counts.samples, dice.values.max()) == (2, 1)
-    assert calls == [(3,), (2, 3, 4)]
+    assert calls == [(6,), (2, 3, 4)]
 
 
 def test_batch_dice_in_parts_needs_the_sums_of_the_batch():

@@ -45,6 +45,7 @@ def test_a_stock_checkpoint_without_our_block_goes_on(tmp_path):
         (lambda a: a["plans"].update(dataset_name="Dataset902_Other"), "dataset"),
         (lambda a: a["dataset_json"]["labels"].update(spleen=2), "labels"),
         (lambda a: a["dataset_json"]["channel_names"].update({"1": "PET"}), "channels"),
+        (lambda a: a["dataset_json"].update(stu_partial_labels={"sources": {"A": [1]}, "cases": {}}), "marked labels"),
         (lambda a: a["plans"]["configurations"]["3d_fullres"].update(spacing=[2.0, 1.0, 1.0]), "spacing"),
         (
             lambda a: a["plans"]["configurations"]["3d_fullres"]["architecture"].update(network_class_name="UNet"),

@@ -2,8 +2,8 @@ from stu_pipeline import TrainConfig
 from stu_pipeline.training.run.settings import choose_settings
 
 
-def choose(stored=None, **flags):
-    return choose_settings(TrainConfig(dataset="4", **flags), stored or {}, precision="bf16")
+def choose(stored=None, identity=None, **flags):
+    return choose_settings(TrainConfig(dataset="4", **flags), stored or {}, precision="bf16", pretrained=identity)
 
 
 def test_a_new_run_takes_nnunets_schedule_and_a_seed_of_its_own():
@@ -32,3 +32,28 @@ def test_validation_batches_follow_the_steps_in_nnunets_proportion():
 
 def test_minutes_between_checkpoints_are_kept_in_seconds():
     assert choose(checkpoint_minutes=0.5).checkpoint_interval_s == 30
+
+
+def test_a_training_that_begins_with_weights_takes_the_schedule_of_its_recipe():
+    tuned = choose(identity="abc")
+    assert (tuned.pretrained, tuned.recipe) == ("abc", "warmup")
+    assert (tuned.learning_rate, tuned.warmup_epochs, tuned.num_epochs) == (1e-3, 50.0, 1000)
+    assert choose(identity="abc", num_epochs=100).warmup_epochs == 5.0
+    paper = choose(identity="abc", recipe="paper")
+    assert (paper.recipe, paper.learning_rate, paper.warmup_epochs) == ("paper", 1e-3, 0.0)
+    scratch = choose(recipe="paper")
+    assert (scratch.pretrained, scratch.recipe, scratch.learning_rate) == (None, None, 1e-2)
+
+
+def test_flags_go_before_the_recipe():
+    tuned = choose(identity="abc", learning_rate=0.5, warmup_epochs=3.0, num_epochs=7)
+    assert (tuned.recipe, tuned.learning_rate, tuned.warmup_epochs, tuned.num_epochs) == ("warmup", 0.5, 3.0, 7)
+
+
+def test_a_run_that_goes_on_keeps_its_start_and_recipe():
+    stored = {"pretrained": "abc", "recipe": "paper", "learning_rate": 1e-3, "warmup_epochs": 0.0, "num_epochs": 12}
+    for identity in (None, "abc"):
+        settings = choose(stored, identity=identity, num_epochs=20)
+        assert (settings.pretrained, settings.recipe, settings.warmup_epochs) == ("abc", "paper", 0.0)
+    scratch = choose({"num_epochs": 12}, identity="abc")
+    assert (scratch.pretrained, scratch.recipe, scratch.learning_rate) == (None, None, 1e-2)

@@ -27,3 +27,12 @@ def test_too_little_room_is_said_with_both_numbers(tmp_path):
     with pytest.raises(StorageError, match=r"need [\d.]+ GiB more, [\d.]+ GiB are free"):
         require_checkpoint_space(RunPaths(tmp_path), 10**15, keeps_average=False)
     require_checkpoint_space(RunPaths(tmp_path), 10, keeps_average=False)
+
+
+def test_a_recipe_that_pulls_to_its_start_keeps_the_weights_once_more(tmp_path):
+    paths = RunPaths(tmp_path)
+    plain = forecast_new_gib(paths, SCALE_H, keeps_average=False)
+    pulling = forecast_new_gib(paths, SCALE_H, keeps_average=False, keeps_start=True)
+    assert pulling - plain == pytest.approx(SCALE_H * 4 / 2**30)
+    (tmp_path / "starting_weights.safetensors").touch()
+    assert forecast_new_gib(paths, SCALE_H, keeps_average=False, keeps_start=True) == plain

@@ -104,3 +104,14 @@ def test_a_run_is_finished_with_weights_and_scores(paths):
     paths.validation_summary.parent.mkdir()
     paths.validation_summary.write_text("{}", encoding="utf-8")
     assert is_finished(paths)
+
+
+def test_what_a_training_began_with_is_read_from_its_checkpoint(paths):
+    write_checkpoint(paths.checkpoint("latest"), 1)
+    assert find_resume_point(paths).start == {"kind": "unknown"}
+    write_checkpoint(paths.checkpoint("latest"), 2, settings={"seed": 1})
+    assert find_resume_point(paths).start == {"kind": "scratch"}
+    content = torch.load(paths.checkpoint("latest"), weights_only=True)
+    content["stu"]["start"] = {"kind": "pretrained", "identity": "abc"}
+    torch.save(content, paths.checkpoint("latest"))
+    assert find_resume_point(paths).start["identity"] == "abc"

@@ -1,4 +1,4 @@
-"""The planner's data is found in a checkout and shipped in the wheel."""
+"""The data of plans/ is found in a checkout and shipped in the wheel."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from stu_pipeline.planning.knowledge import find_knowledge_folder, read_knowledge
+from stu_pipeline.knowledge import find_knowledge_folder, read_knowledge
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_repository_comes_first() -> None:
@@ -44,7 +44,7 @@ def test_the_wheel_carries_every_file_of_plans(tmp_path: Path) -> None:
     assert expected <= names
     # Unpacked alone, the package finds its own copy.
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    code = "from stu_pipeline.planning.knowledge import find_knowledge_folder as f; print(f())"
+    code = "from stu_pipeline.knowledge import find_knowledge_folder as f; print(f())"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "site", check=True, capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""Find and read what the planner knows as data: the `plans/` folder.
+"""Find and read what this package knows as data: the `plans/` folder.
 
 Reads: `plans/` of the repository, else the copy inside the installed package.
 """
@@ -11,12 +11,12 @@ from typing import Any
 from stu_pipeline.errors import StorageError
 from stu_pipeline.storage import read_json
 
-_PACKAGE = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent
 _PACKAGED_NAME = "_plans"
 
 
 def find_knowledge_folder() -> Path:
-    """Return the folder with the planner's data.
+    """Return the folder with the data.
 
     The repository's own `plans/` comes first: an editable install would otherwise read a stale copy.
 
@@ -30,7 +30,7 @@ def find_knowledge_folder() -> Path:
     if packaged.is_dir():
         return packaged
     raise StorageError(
-        "the installation is incomplete, the planner's data folder is missing",
+        "the installation is incomplete, its data folder is missing",
         where=packaged,
         hint="pip install --force-reinstall stu-pipeline",
     )

@@ -8,10 +8,10 @@ import struct
 import numpy as np
 import pytest
 
+from stu_pipeline.datasets.label_copy import write_label_copy
 from stu_pipeline.datasets.label_ids import LabelIds
 from stu_pipeline.datasets.reading import check_same_grid, read_label_map
 from stu_pipeline.errors import DataError
-from stu_pipeline.preprocessing.label_copy import write_label_copy
 from stu_pipeline.storage import hash_file
 from tests.synthetic import make_label_map, write_volume
 

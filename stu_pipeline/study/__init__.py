@@ -1,0 +1,1 @@
+"""Studies: a matrix of datasets, scales and starts, run, resumed and summed up."""

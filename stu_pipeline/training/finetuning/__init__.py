@@ -1,0 +1,1 @@
+"""Fine-tuning: weights a training begins with, the recipes it follows then, and how these steer each step."""

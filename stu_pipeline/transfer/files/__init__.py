@@ -1,0 +1,1 @@
+"""Files of weights: recognising and reading them as data, and what is said about them beside them."""
