@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from stu_pipeline import CompareConfig
-from stu_pipeline.cli.options import DebugOption, JsonOption, QuietOption, VerboseOption, open_console
+from stu_pipeline.cli.options import DebugOption, JsonOption, OneProcessOption, QuietOption, VerboseOption, open_console
 
 _DEFAULTS = CompareConfig(runs=(Path("a"), Path("b")))
 
@@ -39,10 +39,7 @@ def compare_command(
             "-o", "--output", help="Folder for comparison.json, .csv, .md and .html (default: none is written)."
         ),
     ] = _DEFAULTS.output,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", min=0, help="Taken as by every command; a comparison needs one process."),
-    ] = None,
+    workers: OneProcessOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,

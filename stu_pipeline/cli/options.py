@@ -21,6 +21,10 @@ DebugOption = Annotated[
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=0, help="Worker processes (default: what the cores allow).")
 ]
+OneProcessOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=0, help="Taken as by every command; this one works in one process."),
+]
 DatasetArgument = Annotated[str, typer.Argument(help="Id (4), name (Dataset004_Hippocampus) or path of the dataset.")]
 
 

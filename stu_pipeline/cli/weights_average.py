@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stu_pipeline.cli.options import DebugOption, JsonOption, QuietOption, VerboseOption, open_console
+from stu_pipeline.cli.options import DebugOption, JsonOption, OneProcessOption, QuietOption, VerboseOption, open_console
 from stu_pipeline.cli.predict_options import parse_folds
 from stu_pipeline.study.averaging.config import AverageConfig
 
@@ -22,9 +22,7 @@ def average_command(
     device: Annotated[str, typer.Option("--device", help="auto, cuda, cpu or mps.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier averaging wrote.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap.")] = 0,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=0, help="Taken as by every command; cases are scored in turn.")
-    ] = None,
+    workers: OneProcessOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,

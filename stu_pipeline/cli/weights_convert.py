@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from stu_pipeline.cli.options import DebugOption, JsonOption, QuietOption, VerboseOption, open_console
+from stu_pipeline.cli.options import DebugOption, JsonOption, OneProcessOption, QuietOption, VerboseOption, open_console
 from stu_pipeline.cli.weights_options import (
     DatasetNameOption,
     FileArgument,
@@ -32,6 +32,7 @@ def convert_command(
     labels: LabelsOption = None,
     strides: StridesOption = None,
     overwrite: OverwriteOption = False,
+    workers: OneProcessOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from stu_pipeline.cli.options import DebugOption, JsonOption, QuietOption, VerboseOption, open_console
+from stu_pipeline.cli.options import DebugOption, JsonOption, OneProcessOption, QuietOption, VerboseOption, open_console
 from stu_pipeline.cli.weights_options import (
     CheckpointOption,
     FoldsOption,
@@ -28,6 +28,7 @@ def export_command(
     keep_optimizer: KeepOptimizerOption = False,
     sidecar: SidecarOption = None,
     overwrite: OverwriteOption = False,
+    workers: OneProcessOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stu_pipeline.cli.options import DebugOption, JsonOption, QuietOption, VerboseOption, open_console
+from stu_pipeline.cli.options import DebugOption, JsonOption, OneProcessOption, QuietOption, VerboseOption, open_console
 
 if TYPE_CHECKING:
     from stu_pipeline.transfer.inspection.inspect import Inspection
@@ -20,10 +20,7 @@ def inspect_command(
         Path | None, typer.Option(help="The .pkl released with a .model (default: the one beside it).")
     ] = None,
     layers: Annotated[bool, typer.Option("--layers", help="List every layer.")] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", min=0, help="Taken as by every command; an inspection needs one process."),
-    ] = None,
+    workers: OneProcessOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,

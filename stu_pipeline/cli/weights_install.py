@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from stu_pipeline.cli.options import DebugOption, JsonOption, QuietOption, VerboseOption, open_console
+from stu_pipeline.cli.options import DebugOption, JsonOption, OneProcessOption, QuietOption, VerboseOption, open_console
 from stu_pipeline.cli.weights_options import OverwriteOption, PackageArgument, ResultsOption
 from stu_pipeline.transfer.packages.config import InstallConfig
 
@@ -13,6 +13,7 @@ def install_command(
     file: PackageArgument,
     results: ResultsOption = None,
     overwrite: OverwriteOption = False,
+    workers: OneProcessOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,

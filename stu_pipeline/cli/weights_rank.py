@@ -12,6 +12,7 @@ from stu_pipeline.cli.options import (
     DatasetArgument,
     DebugOption,
     JsonOption,
+    OneProcessOption,
     QuietOption,
     VerboseOption,
     open_console,
@@ -37,9 +38,7 @@ def rank_command(
     patches: Annotated[int, typer.Option("--patches", help="Patches per case.")] = _DEFAULTS.num_patches,
     device: Annotated[str, typer.Option("--device", help="auto, cuda, cpu or mps.")] = _DEFAULTS.device,
     seed: Annotated[int, typer.Option("--seed", help="Of the choice of cases and voxels.")] = _DEFAULTS.seed,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=0, help="Taken as by every command; one process does this.")
-    ] = None,
+    workers: OneProcessOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,

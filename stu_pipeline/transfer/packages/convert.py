@@ -33,7 +33,7 @@ RELEASED_DATASET = "Dataset801_TotalSegmentator104"
 _CONFIGURATIONS = {2: "2d", 3: "3d_fullres"}
 _RELEASED_NOTES = (
     "nnU-Net v1, under which these weights were trained, resampled before it normalised and averaged probabilities; "
-    "nnU-Net v2 and stu normalise first and average logits, so masks differ a little at borders",
+    "nnU-Net v2 normalises first and averages logits, as stu does, so masks differ a little at borders",
     "no released file could be tried when this was written: the layout is known from the authors' code and side-cars",
 )
 
