@@ -122,10 +122,20 @@ def _plan_stu(manifest: Manifest, cell: Cell, paths: DatasetPaths, listen: Liste
     planned = plan(config, listen=listen)
     if planned.plan_name == cell.plan_name:
         return
-    raw = dict(read_json(planned.plan_file))
-    # The weights belong to the other arm: this one only trains in their geometry.
-    block = {key: value for key, value in raw[STU_KEY].items() if key != "pretrained"}
-    write_plan_file(paths.plan_file(cell.plan_name), {**raw, "plans_name": cell.plan_name, STU_KEY: block})
+    is_from_scratch = not manifest.find_arm(cell.arm).weights
+    shared = share_plan(read_json(planned.plan_file), cell.plan_name, is_from_scratch=is_from_scratch)
+    write_plan_file(paths.plan_file(cell.plan_name), shared)
+
+
+def share_plan(plan: Mapping[str, Any], name: str, *, is_from_scratch: bool) -> dict[str, Any]:
+    """Return another arm's plan under the name of this arm's.
+
+    From scratch an arm only trains in the geometry of the other's weights, so the plan no longer names them. With
+    weights of its own it keeps what the plan was made for: the training compares.
+    """
+    dropped = ("pretrained",) if is_from_scratch else ()
+    block = {key: value for key, value in plan[STU_KEY].items() if key not in dropped}
+    return {**plan, "plans_name": name, STU_KEY: block}
 
 
 def _plan_stock(manifest: Manifest, cell: Cell, paths: DatasetPaths, listen: Listener) -> None:
