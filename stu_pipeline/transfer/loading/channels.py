@@ -120,7 +120,7 @@ def _require_known(
     ]
     if problems:
         raise ModelError(
-            f"channel mapping: {problems[0]}", hint="T1=CT,FLAIR=mean", details=tuple(problems[1:])
+            f"channel mapping: {problems[0]}", hint="--channel-mapping T1=CT,FLAIR=mean", details=tuple(problems[1:])
         )  # fmt: skip
     return {targets[name]: sources.get(source, MEAN) for name, source in declared.items()}
 

@@ -15,6 +15,7 @@ from stu_pipeline.transfer.loading.mappings import HeadMapping
 
 HEAD_PREFIX = "decoder.seg_layers."
 _DECLARED, _BY_NAME = "declared", "same name"
+_LONE = "kept only beside another label that is kept"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +114,22 @@ def _choose_by_name(sources: Sequence[str], targets: Sequence[str], mapping: Hea
         reason = _DECLARED if name in declared else _BY_NAME if source else _explain_missing(name, sources)
         index = sources.index(source) if source is not None else None
         rows.append(HeadRow(target=name, source=source, source_index=index, reason=reason))
-    return tuple(rows)
+    return tuple(_free_lone_background(rows, is_declared=BACKGROUND in declared))
+
+
+def _free_lone_background(rows: Sequence[HeadRow], *, is_declared: bool) -> list[HeadRow]:
+    """Begin the background anew where no label is kept beside it.
+
+    A trained background is far more certain than fresh outputs: it wins everywhere, and the first epochs go into
+    unlearning it (docs/results/transfer.md). The authors of STU-Net drop all heads.
+    """
+    is_lone = not any(row.source is not None and row.target != BACKGROUND for row in rows)
+    if is_declared or not is_lone:
+        return list(rows)
+    return [
+        HeadRow(target=row.target, source=None, source_index=None, reason=_LONE) if row.target == BACKGROUND else row
+        for row in rows
+    ]
 
 
 def _require_known(mapping: HeadMapping, sources: Sequence[str], targets: Sequence[str]) -> dict[str, str | None]:

@@ -266,7 +266,7 @@ def test_the_table_counts_every_parameter_once():
     assert [row.part for row in table.rows][:3] == ["stem", "encoder stage 0", "encoder stage 1"]
     assert table.rows[0].num_parameters == 2 * FEATURES[0] * (27 + 1) + 2 * FEATURES[0]
     assert table.notes == ()
-    assert json.loads(json.dumps(table.to_json()))["heads"][0]["source"] == "background"
+    assert json.loads(json.dumps(table.to_json()))["heads"][0]["target"] == table.heads[0].target
 
 
 def test_other_and_unknown_strides_are_told():

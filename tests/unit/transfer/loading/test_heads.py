@@ -32,7 +32,15 @@ def test_spelling_does_not_matter_but_sides_do():
 
 
 def test_a_name_without_side_takes_no_sided_output():
-    assert choose("background", "kidney") == {"background": "background", "kidney": None}
+    assert choose("background", "liver", "kidney") == {"background": "background", "liver": "liver", "kidney": None}
+
+
+def test_the_background_alone_is_not_kept_unless_it_is_declared():
+    rows = choose_heads(labels(*TRAINED), labels("background", "tumour"))
+    assert [row.source for row in rows] == [None, None]
+    assert rows[0].reason == "kept only beside another label that is kept"
+    declared = choose("background", "tumour", names={"background": "background"})
+    assert declared == {"background": "background", "tumour": None}
 
 
 def test_one_side_never_takes_the_other_and_is_told_so():
@@ -42,7 +50,8 @@ def test_one_side_never_takes_the_other_and_is_told_so():
 
 
 def test_two_spellings_of_one_label_take_nothing_unless_one_is_exact():
-    assert choose("background", "Liver", "LIVER") == {"background": "background", "Liver": None, "LIVER": None}
+    kept = {"background": "background", "spleen": "spleen"}
+    assert choose("background", "spleen", "Liver", "LIVER") == {**kept, "Liver": None, "LIVER": None}
     assert choose("background", "liver", "LIVER") == {"background": "background", "liver": "liver", "LIVER": None}
 
 
