@@ -45,7 +45,9 @@ def parse_channel_mapping(text: str) -> ChannelMapping:
     for part in text.split(","):
         target, equals, source = (piece.strip() for piece in part.partition("="))
         if not (target and equals and source):
-            raise UsageError(f"a channel mapping is TARGET=SOURCE,..., got '{text}'", hint="--channel-mapping T1=CT,FLAIR=mean")
+            raise UsageError(
+                f"a channel mapping is TARGET=SOURCE,..., got '{text}'", hint="--channel-mapping T1=CT,FLAIR=mean"
+            )
         if target in sources:
             raise UsageError(f"channel '{target}' is mapped twice in '{text}'")
         sources[target] = source
