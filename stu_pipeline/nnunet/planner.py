@@ -73,6 +73,37 @@ def draft_plan(
     Raises:
         DataError: nnU-Net cannot plan for this dataset.
     """
+    with open_planner_folder(
+        dataset_name,
+        dataset_json=dataset_json,
+        fingerprint=fingerprint,
+        num_cases=num_cases,
+        reader_name=reader_name,
+        log_path=log_path,
+    ):
+        return _run_planner(dataset_name, spacing_mm)
+
+
+@contextlib.contextmanager
+def open_planner_folder(
+    dataset_name: str,
+    *,
+    dataset_json: Mapping[str, Any],
+    fingerprint: Mapping[str, Any],
+    num_cases: int,
+    reader_name: str,
+    log_path: Path | None,
+) -> Iterator[None]:
+    """Let nnU-Net's planners find a dataset in a scratch folder, inside the block; its images are not opened.
+
+    Args:
+        dataset_name: `DatasetNNN_Name`.
+        dataset_json: the parsed `dataset.json`; its `numTraining` is ignored.
+        fingerprint: the parsed `dataset_fingerprint.json`.
+        num_cases: how many training cases there really are.
+        reader_name: nnU-Net's reader class.
+        log_path: where the planner's words go; None drops them.
+    """
     description = copy.deepcopy(dict(dataset_json))
     description["numTraining"] = num_cases
     # With a listed dataset and a named reader the planner opens no image.
@@ -85,7 +116,7 @@ def draft_plan(
         _dump(workspace.preprocessed / dataset_name / "dataset_fingerprint.json", fingerprint)
         # One thread: nnU-Net hands this number to torch, which refuses the 0 that is legal for training.
         with engine_environment(workspace, num_workers=1), engine_output(log_path):
-            return _run_planner(dataset_name, spacing_mm)
+            yield
 
 
 def find_reader_name(dataset_json: Mapping[str, Any], example: Path, *, log_path: Path | None = None) -> str:

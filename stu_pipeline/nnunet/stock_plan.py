@@ -6,18 +6,14 @@ nnU-Net's own planners decide, in a scratch folder; nothing of the user's is rea
 
 from __future__ import annotations
 
-import copy
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from stu_pipeline.errors import DataError
-from stu_pipeline.nnunet.environment import engine_environment
-from stu_pipeline.nnunet.output import engine_output
 from stu_pipeline.nnunet.plain import make_plain
-from stu_pipeline.workspace import Workspace
+from stu_pipeline.nnunet.planner import open_planner_folder
 
 StockNetwork = Literal["PlainConvUNet", "ResEncM", "ResEncL", "ResEncXL"]
 _PLANNERS = {
@@ -54,24 +50,21 @@ def draft_stock_plan(
     Raises:
         DataError: nnU-Net cannot plan for this dataset.
     """
-    description = copy.deepcopy(dict(dataset_json))
-    description["numTraining"] = num_cases
-    # With a listed dataset and a named reader the planner opens no image.
-    description["dataset"] = {"case": {"images": ["image"], "label": "label"}}
-    description["overwrite_image_reader_writer"] = reader_name
-    with tempfile.TemporaryDirectory(prefix="stu-plan-") as folder:
-        scratch = Path(folder)
-        workspace = Workspace(raw=scratch / "raw", preprocessed=scratch / "preprocessed", results=scratch / "results")
-        _dump(workspace.raw / dataset_name / "dataset.json", description)
-        _dump(workspace.preprocessed / dataset_name / "dataset_fingerprint.json", fingerprint)
-        with engine_environment(workspace, num_workers=1), engine_output(log_path):
-            try:
-                plan = _make_planner(network, dataset_name, plan_name)
-            except (ArithmeticError, ValueError, AssertionError, RuntimeError) as error:
-                raise DataError(
-                    f"nnU-Net cannot plan {network} for '{dataset_name}': {error or type(error).__name__}",
-                    hint="check spacings and sizes with: stu doctor " + dataset_name,
-                ) from error
+    with open_planner_folder(
+        dataset_name,
+        dataset_json=dataset_json,
+        fingerprint=fingerprint,
+        num_cases=num_cases,
+        reader_name=reader_name,
+        log_path=log_path,
+    ):
+        try:
+            plan = _make_planner(network, dataset_name, plan_name)
+        except (ArithmeticError, ValueError, AssertionError, RuntimeError) as error:
+            raise DataError(
+                f"nnU-Net cannot plan {network} for '{dataset_name}': {error or type(error).__name__}",
+                hint="check spacings and sizes with: stu doctor " + dataset_name,
+            ) from error
     return {**plan, "experiment_planner_used": _PLANNERS[network]}
 
 
@@ -96,8 +89,3 @@ def _make_planner(network: StockNetwork, dataset_name: str, plan_name: str) -> d
     planner = Planner(dataset_name, plans_name=plan_name)
     plain: dict[str, Any] = json.loads(json.dumps(make_plain(planner.plan_experiment())))
     return plain
-
-
-def _dump(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), encoding="utf-8")

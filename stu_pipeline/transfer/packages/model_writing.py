@@ -59,7 +59,42 @@ def write_model(
     """
     model = open_engine_model(plan, dataset_json, configuration, where=folder / PLAN_FILE)
     checkpoint = RunPaths(fold_folder(folder, fold)).checkpoint("final")
-    content = {
+    content = _make_checkpoint(
+        tensors,
+        plan=plan,
+        dataset_json=dataset_json,
+        configuration=configuration,
+        mirroring=mirroring,
+        fold=fold,
+        num_epochs=num_epochs,
+    )
+    require_fitting_checkpoint(content, model, checkpoint)
+    write_json(folder / PLAN_FILE, plan)
+    write_json(folder / DATASET_FILE, dataset_json)
+    write_checkpoint(checkpoint, content)
+    # Every byte is compared with its checksum, and every value is looked at; the weights stay on the disk.
+    read_checkpoint(checkpoint, without=("network_weights",))
+    open_engine_model(
+        read_model_json(folder / PLAN_FILE),
+        read_model_json(folder / DATASET_FILE),
+        configuration,
+        where=folder / PLAN_FILE,
+    )
+    return checkpoint
+
+
+def _make_checkpoint(
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    plan: dict[str, Any],
+    dataset_json: dict[str, Any],
+    configuration: str,
+    mirroring: Mirroring,
+    fold: int | str,
+    num_epochs: int | None,
+) -> dict[str, Any]:
+    """Return a checkpoint with stock nnU-Net's keys, and without momentum."""
+    return {
         "network_weights": dict(tensors),
         "optimizer_state": {"state": {}, "param_groups": []},
         "grad_scaler_state": None,
@@ -78,16 +113,3 @@ def write_model(
         "inference_allowed_mirroring_axes": mirroring.plain_axes or None,
         SETTINGS_KEY: {"schema": _CHECKPOINT_SCHEMA, "mirroring": mirroring.to_json()},
     }
-    require_fitting_checkpoint(content, model, checkpoint)
-    write_json(folder / PLAN_FILE, plan)
-    write_json(folder / DATASET_FILE, dataset_json)
-    write_checkpoint(checkpoint, content)
-    # Every byte is compared with its checksum, and every value is looked at; the weights stay on the disk.
-    read_checkpoint(checkpoint, without=("network_weights",))
-    open_engine_model(
-        read_model_json(folder / PLAN_FILE),
-        read_model_json(folder / DATASET_FILE),
-        configuration,
-        where=folder / PLAN_FILE,
-    )
-    return checkpoint
