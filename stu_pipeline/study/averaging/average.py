@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import stu_pipeline
+from stu_pipeline.datasets.endings import split_ending
 from stu_pipeline.errors import DataError, ModelError, UsageError
 from stu_pipeline.log import Listener, Notice, ignore_events
 from stu_pipeline.nnunet.checkpoint import write_checkpoint
@@ -103,8 +104,8 @@ def _require_held_out(config: AverageConfig) -> None:
     for summary in config.model.glob("fold_*/validation/summary.json"):
         for entry in read_json(summary).get("metric_per_case", []):
             name = Path(str(entry.get("prediction_file") or entry.get("reference_file"))).name
-            known.add(name.partition(".")[0])
-    held_out = {path.name.partition(".")[0] for path in config.labels.iterdir() if not path.name.startswith(".")}
+            known.add(split_ending(name)[0])
+    held_out = {split_ending(path.name)[0] for path in config.labels.iterdir() if not path.name.startswith(".")}
     overlap = sorted(known & held_out)
     if overlap:
         raise DataError(

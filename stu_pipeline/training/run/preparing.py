@@ -20,6 +20,7 @@ from stu_pipeline.training.run.same_run import require_same_run
 from stu_pipeline.training.run.settings import choose_settings
 from stu_pipeline.training.run.signals import SignalFlags
 from stu_pipeline.training.run.start import choose_start
+from stu_pipeline.training.run.state import ResumePoint
 
 _MAX_LOADER_WORKERS = 12
 
@@ -57,21 +58,8 @@ def prepare_run(
         ModelError: no checkpoint can be used, or it belongs to another training or began with other weights.
         UsageError: flags do not go together with each other or with what was begun.
     """
-    resume = choose_start(job.config, job.paths, listen)
-    if resume is None:
-        require_weights_for_recipe(job.config)
-    else:
-        require_same_run(
-            resume.checkpoint,
-            job.plan.raw,
-            read_json(job.dataset.preprocessed_dataset_json),
-            configuration=job.configuration,
-            fold=job.config.fold,
-            where=job.paths.folder,
-        )
     identity = None if origin is None else origin.weights.identity
-    if resume is not None and ranks.is_main:
-        require_same_start(job.config, resume.start, identity=identity, where=job.paths.folder, listen=listen)
+    resume = _find_resume_point(job, ranks, listen, identity=identity)
     planned = job.plan.configuration(job.configuration)
     precision = choose_precision(job.config.precision, device, smallest_map_voxels=planned.smallest_map_voxels)
     # The seed may be drawn here: every rank takes the first one's.
@@ -99,6 +87,25 @@ def prepare_run(
         num_workers=num_workers,
         origin=origin,
     )
+
+
+def _find_resume_point(job: Job, ranks: Ranks, listen: Listener, *, identity: str | None) -> ResumePoint | None:
+    """Find what the run goes on from, and refuse what belongs to another training or another start."""
+    resume = choose_start(job.config, job.paths, listen)
+    if resume is None:
+        require_weights_for_recipe(job.config)
+    else:
+        require_same_run(
+            resume.checkpoint,
+            job.plan.raw,
+            read_json(job.dataset.preprocessed_dataset_json),
+            configuration=job.configuration,
+            fold=job.config.fold,
+            where=job.paths.folder,
+        )
+    if resume is not None and ranks.is_main:
+        require_same_start(job.config, resume.start, identity=identity, where=job.paths.folder, listen=listen)
+    return resume
 
 
 def _warn_of_plan(job: Job, listen: Listener) -> None:

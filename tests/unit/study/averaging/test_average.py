@@ -83,6 +83,14 @@ def test_cases_that_were_trained_on_are_refused(model, held_out, tmp_path, capsy
     assert "case_001" in capsys.readouterr().err
 
 
+def test_a_case_name_with_dots_is_compared_as_a_whole(model, held_out, tmp_path, capsys):
+    summary = model / "fold_1" / "validation" / "summary.json"
+    summary.parent.mkdir()
+    # Another case, whose name begins like a held-out one.
+    summary.write_text(json.dumps({"metric_per_case": [{"prediction_file": "/elsewhere/case_001.early.nii.gz"}]}))
+    assert run(command(model, held_out, tmp_path / "out", "-q")) == 0
+
+
 def test_a_fold_that_is_not_there_is_refused(model, held_out, tmp_path, capsys):
     assert run(command(model, held_out, tmp_path / "out", "--folds", "0,7")) == 4
     assert "fold 7 is not trained" in capsys.readouterr().err
